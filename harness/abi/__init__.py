@@ -1,0 +1,1 @@
+"""The outside world's numbers and layouts, each once. No behaviour."""

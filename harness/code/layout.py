@@ -1,0 +1,247 @@
+"""The second half of assembling: statements to addresses and bytes.
+
+Sizes depend on values, and values on addresses, so the statements are walked until nothing moves. After each walk all
+instructions that it met for the first time are encoded in one batch; until then they keep their last length. A branch
+starts short and only ever grows. Errors of a walk count only when it is the last one: before that, values are guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.code.branches import Branch, BranchError, as_branch, encode_branch
+from harness.code.directives import DIRECTIVES, IGNORED, LARGEST, MODES, Directive
+from harness.code.encoder import EncodingError, encode_all, encoded, forget_many
+from harness.code.expression import (
+    HERE,
+    Expression,
+    ExpressionError,
+    UndefinedSymbolError,
+    evaluate,
+    parse_expression,
+)
+from harness.code.instructions import Asked, WrittenInstruction, ask, parse_instruction, split_operands
+from harness.code.macros import LOCAL_MARK
+from harness.code.source import AssemblyError, Statement
+
+MOST_WALKS = 32
+REASONS = (ExpressionError, EncodingError, BranchError)
+
+
+class Walk:
+    """One pass over all items. `guessed` is set when a value was used that may yet change."""
+
+    def __init__(self, base: int, earlier: dict[str, int], labels: frozenset[str]) -> None:
+        self.address = base
+        self.values: dict[str, int] = {}
+        self.earlier = earlier
+        self.labels = labels
+        self.drift = 0
+        self.lookups = 0
+        self.guessed = False
+
+    def lookup(self, name: str) -> int:
+        self.lookups += 1
+        if name == HERE:
+            return self.address
+        if name in self.values:
+            return self.values[name]
+        if name in self.earlier:
+            return self.earlier[name] + self._drift_of(name)
+        if name in self.labels:
+            self.guessed = True
+            return self.address
+        if LOCAL_MARK in name:
+            raise ExpressionError(f"no local label {name.partition(LOCAL_MARK)[0]} in that direction")
+        raise UndefinedSymbolError(name)
+
+    def _drift_of(self, name: str) -> int:
+        """A label further on has moved since the last walk by as much as the labels before it, most likely."""
+        if self.drift == 0 or name not in self.labels:
+            return 0
+        self.guessed = True
+        return self.drift
+
+    def define_label(self, name: str) -> None:
+        self.values[name] = self.address
+        self.drift = self.address - self.earlier.get(name, self.address)
+
+    def value(self, text: str) -> int:
+        return self.evaluate(parse_expression(text))
+
+    def evaluate(self, tree: Expression) -> int:
+        return evaluate(tree, self.lookup)
+
+
+@dataclass(slots=True)
+class Label:
+    name: str
+
+    def place(self, walk: Walk) -> bytes:
+        walk.define_label(self.name)
+        return b""
+
+
+@dataclass(slots=True)
+class Assignment:
+    name: str
+    value: Expression
+
+    def place(self, walk: Walk) -> bytes:
+        walk.values[self.name] = walk.evaluate(self.value)
+        return b""
+
+
+@dataclass(slots=True)
+class Data:
+    name: str
+    directive: Directive
+    parts: list[str]
+
+    def place(self, walk: Walk) -> bytes:
+        try:
+            return self.directive(self.parts, walk)
+        except ExpressionError as error:
+            raise ExpressionError(f"{self.name}: {error}") from None
+
+
+@dataclass(slots=True)
+class Instruction:
+    """`code` are the bytes of the last walk, final once `is_constant`; `asked` is what the next batch must encode."""
+
+    written: WrittenInstruction
+    bits: int
+    asked: Asked | None = None
+    code: bytes = b""
+    is_constant: bool = False
+
+    def place(self, walk: Walk) -> bytes:
+        if self.is_constant:
+            return self.code
+        before = walk.lookups
+        self.asked = ask(self.written, self.bits, walk.lookup)
+        found = encoded(self.asked)
+        if found is None:
+            walk.guessed = True  # of the same length as before, most likely
+        elif isinstance(found, EncodingError):
+            raise found
+        else:
+            self.code, self.is_constant = found, walk.lookups == before
+        return self.code
+
+
+@dataclass(slots=True)
+class RelativeBranch:
+    branch: Branch
+    wide: bool = False
+
+    def place(self, walk: Walk) -> bytes:
+        target = walk.evaluate(self.branch.target.value)
+        code = encode_branch(self.branch, walk.address, target, self.wide)
+        if self.branch.may_be_near and not code.startswith(self.branch.form.short or code):
+            self.wide = True  # never back to short, so that the walks come to an end
+        return code
+
+
+Item = Label | Assignment | Data | Instruction | RelativeBranch
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Bytes at their address; `bits` is the mode of an instruction, None for data."""
+
+    statement: Statement
+    address: int
+    code: bytes
+    bits: int | None
+
+
+def compile_statements(statements: Sequence[Statement], bits: int) -> list[tuple[Statement, Item]]:
+    """Each statement as an item; mode switches and ignored directives leave none. Raises AssemblyError."""
+    items: list[tuple[Statement, Item]] = []
+    for statement in statements:
+        if statement.kind == "directive" and statement.name in MODES:
+            bits = MODES[statement.name]
+            continue
+        if statement.kind == "directive" and statement.name in IGNORED:
+            continue
+        try:
+            items.append((statement, _item(statement, bits)))
+        except REASONS as error:
+            raise statement.error(str(error)) from None
+    return items
+
+
+def _item(statement: Statement, bits: int) -> Item:
+    match statement.kind:
+        case "label":
+            return Label(statement.name)
+        case "set":
+            return Assignment(statement.name, parse_expression(statement.rest))
+        case "directive":
+            if statement.name not in DIRECTIVES:
+                raise ExpressionError(f"unknown directive '{statement.name}'")
+            return Data(statement.name, DIRECTIVES[statement.name], split_operands(statement.rest))
+        case _:
+            written = parse_instruction(statement.rest)
+            branch = as_branch(written, bits)
+            return RelativeBranch(branch) if branch else Instruction(written, bits)
+
+
+def _mode(item: Item) -> int | None:
+    match item:
+        case Instruction():
+            return item.bits
+        case RelativeBranch():
+            return item.branch.bits
+        case _:
+            return None
+
+
+def _walk(items: Sequence[tuple[Statement, Item]], walk: Walk) -> tuple[list[Placed], AssemblyError | None]:
+    """The bytes of each item in order, and the first error."""
+    placed: list[Placed] = []
+    first_error: AssemblyError | None = None
+    start = walk.address
+    for statement, item in items:
+        try:
+            code = item.place(walk)
+        except REASONS as error:
+            first_error = first_error or statement.error(str(error))
+            continue
+        if code:
+            placed.append(Placed(statement, walk.address, code, _mode(item)))
+            walk.address += len(code)
+            if walk.address - start > LARGEST:
+                raise statement.error(f"more than {LARGEST} bytes")
+    return placed, first_error
+
+
+def _learn(instructions: Sequence[Instruction]) -> None:
+    """Encodes in one batch what the walk asked for, so that the next one knows the lengths at least."""
+    changing = [(item, item.asked) for item in instructions if item.asked is not None and not item.is_constant]
+    encode_all(asked for _, asked in changing)
+    for item, asked in changing:
+        found = encoded(asked)
+        item.code = found if isinstance(found, bytes) else b""
+
+
+def lay_out(statements: Sequence[Statement], base: int, bits: int) -> tuple[list[Placed], dict[str, int]]:
+    """Bytes with their addresses, and the values of all symbols. Raises AssemblyError."""
+    items = compile_statements(statements, bits)
+    labels = frozenset(item.name for _, item in items if isinstance(item, Label))
+    instructions = [item for _, item in items if isinstance(item, Instruction)]
+    values: dict[str, int] = {}
+    error = None
+    forget_many()
+    for _ in range(MOST_WALKS):
+        walk = Walk(base, values, labels)
+        placed, error = _walk(items, walk)
+        if walk.values == values and not walk.guessed:
+            if error is not None:
+                raise error
+            return placed, values
+        values = walk.values
+        _learn(instructions)
+    raise error or statements[0].error("the layout does not settle: a size depends on itself")

@@ -1,0 +1,381 @@
+"""The machine: one CPU in SVM guest mode, its RAM, and one hook through which every exit comes.
+
+The CPU enters guest mode once, by a VMRUN in a stub that no guest can reach; from then on every change of state is
+written in place. Handlers run inside the exit hook: leaving the engine for each exit would cost ten times more.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+from harness.abi import svm
+from harness.abi.x86 import (
+    CR0_PE,
+    CR4_PCE,
+    IOPL,
+    IOPL_SHIFT,
+    MAX_INSTRUCTION_LENGTH,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    TSS_IO_MAP_BASE,
+    VM,
+    Gpr,
+    Seg,
+    Vector,
+)
+from harness.code.decoder import Decoder, Instruction
+from harness.code.sensitive import classify, lock_is_illegal
+from harness.domain.exits import Exit, Reason
+from harness.domain.memory import LinearMemory, PageFaultError
+from harness.domain.registers import SegmentCache
+from harness.machine import layout
+from harness.machine.engine import Engine, EngineError
+from harness.machine.nested import NestedTables, table_pages
+from harness.machine.ram import Ram
+from harness.machine.scan import BlockScan
+from harness.machine.state import CpuState
+
+__all__ = ["EngineError", "Handler", "Machine", "RunEnd"]
+
+Handler = Callable[[Exit], bool]
+"""Handles one exit. True lets the CPU execute the instruction itself (a SCANNED one only)."""
+
+PRIVATE = 0xF000_0000
+"""Machine address of what belongs to the machine: above any RAM, and never in the nested tables."""
+_STUB, _FIRST, _VMCB, _HSAVE, _IOPM, _MSRPM, _NESTED = (PRIVATE + n * PAGE_SIZE for n in (0, 1, 2, 3, 4, 7, 9))
+_MOST_RAM = 2 << 30
+
+_VMRUN = b"\x0f\x01\xd8"
+_HLT = b"\xf4"
+_FLAT_CODE, _FLAT_DATA = 0x00CF9B00, 0x00CF9300
+_EXCEPTION_FIRST, _EXCEPTION_LAST = svm.EXIT_EXCEPTION, svm.EXIT_EXCEPTION + 31
+
+_REASONS: dict[int, Reason] = {
+    svm.EXIT_RDTSC: Reason.RDTSC,
+    svm.EXIT_RDPMC: Reason.RDPMC,
+    svm.EXIT_CPUID: Reason.CPUID,
+    svm.EXIT_SWINT: Reason.SOFTWARE_INT,
+    svm.EXIT_HLT: Reason.HLT,
+}
+class RunEnd(Enum):
+    """Why `run` came back."""
+
+    STOPPED = "stopped"
+    SLICE = "slice"
+
+
+class Machine:
+    """One CPU and `memory` bytes of RAM at machine address 0. Nothing is granted to the guest at first.
+
+    Raises EngineError or layout.LayoutError when this build of Unicorn is not the one that the tables describe.
+    """
+
+    def __init__(self, memory: int, decoder: Decoder | None = None) -> None:
+        if memory % PAGE_SIZE or not 0 < memory <= _MOST_RAM:
+            raise ValueError(f"memory must be a multiple of 4096 up to 2 GiB, not {memory}")
+        self.decoder = decoder or Decoder()
+        self._engine = Engine()
+        located = self._engine.locate()
+        self._state = layout.view(located.state, layout.STATE_SIZE)
+        self._pending = layout.view(located.cpu + layout.INTERRUPT_REQUEST, 4).cast("I")
+        counters = layout.view(self._engine.handle.value + layout.EMU_COUNTER, 16).cast("Q")
+        self._counters = counters
+        self.regs = CpuState(self._state, self._engine.eflags)
+        self.ram = Ram(memory, self._engine.flush_code)
+        self.linear = LinearMemory(self.ram)
+        self._engine.map(0, self.ram.mapping)
+        frames = memory >> PAGE_SHIFT
+        self._private = mmap.mmap(-1, _NESTED - PRIVATE + table_pages(frames) * PAGE_SIZE)
+        private = memoryview(self._private)
+        self._engine.map(PRIVATE, self._private)
+        self.nested = NestedTables(private[_NESTED - PRIVATE :], _NESTED, frames)
+        self._exit_info_2 = private[_VMCB - PRIVATE + svm.VMCB_EXITINFO2 :][:8].cast("Q")
+        self.exit = Exit()
+        self._scan = BlockScan(self.decoder, self._hook_address, self._engine.unhook)
+        self._code_callback = self._engine.code_callback(self._on_code)
+        self._engine.on_interrupt(self._on_interrupt)
+        self._engine.on_block(self._on_block)
+        self._handler: Handler = _nobody
+        self._trouble: BaseException | None = None
+        self._enter_guest_mode(private)
+        self._intercept()
+
+    # -- Entering guest mode, once
+
+    def _enter_guest_mode(self, private: memoryview) -> None:
+        """VMRUN into a HLT of our own; its exit leaves the CPU in guest mode, to be written in place from then on."""
+
+        def put(address: int, data: bytes) -> None:
+            private[address - PRIVATE : address - PRIVATE + len(data)] = data
+
+        def vmcb(offset: int, form: str, *values: int) -> None:
+            put(_VMCB + offset, struct.pack(form, *values))
+
+        put(_STUB, _VMRUN)
+        put(_FIRST, _HLT)
+        put(_MSRPM, b"\xff" * 2 * PAGE_SIZE)
+        vmcb(svm.VMCB_INTERCEPT_EXCEPTIONS, "<IQ", 0xFFFFFFFF, 1 << (svm.EXIT_HLT - 0x60))
+        vmcb(svm.VMCB_IOPM, "<QQ", _IOPM, _MSRPM)
+        for n in range(4):
+            flags = 0xC9B if n == Seg.CS else 0xC93
+            vmcb(svm.VMCB_SEGMENTS + 16 * n, "<HHIQ", 8 if n == Seg.CS else 16, flags, 0xFFFFFFFF, 0)
+        vmcb(svm.VMCB_CR4, "<QQQ", 0, 0, 0x11)
+        vmcb(svm.VMCB_DR7, "<QQ", 0x400, 0xFFFF0FF0)
+        vmcb(svm.VMCB_RFLAGS, "<QQ", 2, _FIRST)
+        self._engine.prepare_host(0x1800, _HSAVE)
+        self.regs.enter(SegmentCache(8, 0, 0xFFFFFFFF, _FLAT_CODE), _STUB,
+                        SegmentCache(16, 0, 0xFFFFFFFF, _FLAT_DATA), 0, 2)
+        self.regs.gpr[Gpr.EAX] = _VMCB
+        seen: list[int] = []
+        self._handler = lambda exit_: bool(seen.append(exit_.reason) or self.stop())
+        error = self._engine.start(_STUB)
+        if error or seen != [Reason.HLT]:
+            raise EngineError(f"VMRUN did not reach its guest (error {error}, exits {seen})")
+        words = self.regs.words
+        words[layout.HFLAGS >> 2] &= ~layout.HF_SVME
+        words[layout.HFLAGS2 >> 2] |= layout.HF2_NPT
+        self._state[layout.EFER : layout.EFER + 8] = bytes(8)
+        self._state[layout.NESTED_CR3 : layout.NESTED_CR3 + 8] = struct.pack("<Q", self.nested.root)
+        words[layout.NESTED_PG_MODE >> 2] = layout.NESTED_LEVELS_4
+        for n in range(8):
+            self.regs.gpr[n] = 0
+        self._engine.flush_tlb()
+        self._engine.flush_code()
+
+    # -- What exits
+
+    def _intercept(self) -> None:
+        """Make exit what must: virtual time and CPUID are ours, and RDPMC and INT n the engine gets wrong.
+
+        Whatever else is to be seen is found by the block scan (`watch`).
+        """
+        word = 1 << (svm.EXIT_SHUTDOWN - 0x60)
+        for code in _REASONS:
+            word |= 1 << (code - 0x60)
+        struct.pack_into("<QI", self._state, layout.INTERCEPT, word, 0)
+        struct.pack_into("<I", self._state, layout.INTERCEPT_EXCEPTIONS, 0xFFFFFFFF)
+
+    def watch(self, kinds: Iterable[str]) -> None:
+        """Let these kinds of instruction without an intercept exit too (code/sensitive.py names them)."""
+        self._scan.watch(kinds)
+        self.ram.forget_code()
+
+    # -- Running
+
+    def run(self, handler: Handler, count: int = 0) -> RunEnd:
+        """Run the guest from where it stands until `stop`, or until `count` instructions have started.
+
+        `handler` is called for each exit, inside the engine. An exception in it stops the run and is raised here.
+        """
+        self._handler, self._trouble = handler, None
+        if count and not self._counters[1]:
+            self.ram.forget_code()
+        self._look_ahead()
+        error = self._engine.start(self.regs.eip, count)
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise trouble
+        if error:
+            raise EngineError(f"the engine stopped: {Engine.error_text(error)}")
+        return RunEnd.SLICE if count and self._counters[0] > count else RunEnd.STOPPED
+
+    @property
+    def executed(self) -> int:
+        """Instructions started since the last `run` with a count; 0 without one."""
+        counter, limit = self._counters
+        return min(counter, limit) if limit else 0
+
+    def stop(self) -> None:
+        """Make `run` return after the present exit. May be called from another thread."""
+        self._engine.stop()
+
+    def _look_ahead(self) -> None:
+        """Scan the first block by hand: it has no callback if nothing ran before it in this run (observed on 2.1.4)."""
+        eip = self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+        try:
+            code = self.linear.fetch(eip, PAGE_SIZE)
+        except PageFaultError:
+            return
+        if self._scan.look(eip, code[: self._first_block(eip, code)]):
+            self.ram.forget_code()
+
+    def _first_block(self, eip: int, code: bytes) -> int:
+        at = 0
+        for instruction in self.decoder.decode_run(eip, code):
+            at += instruction.length
+            if instruction.is_branch:
+                break
+        return min(at + MAX_INSTRUCTION_LENGTH, len(code))
+
+    # -- The hooks
+
+    def _on_interrupt(self, number: int) -> None:
+        try:
+            code = number - 0x100
+            exit_ = self.exit
+            if _EXCEPTION_FIRST <= code <= _EXCEPTION_LAST:
+                exit_.reason = Reason.EXCEPTION
+                exit_.vector = code - _EXCEPTION_FIRST
+                exit_.error_code = self.regs.words[layout.ERROR_CODE >> 2]
+                if code == svm.EXIT_EXCEPTION + Vector.PF:
+                    exit_.address = self._exit_info_2[0] & 0xFFFFFFFF
+                elif code == svm.EXIT_EXCEPTION + Vector.UD or self.regs.cr4 & CR4_PCE:
+                    self._tell_apart(exit_)
+            elif code == svm.EXIT_SWINT:
+                self._software_interrupt(exit_)
+            else:
+                self._intercepted(exit_, code)
+            self._handler(exit_)
+        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+            self._keep(trouble)
+
+    def _keep(self, trouble: BaseException) -> None:
+        self._trouble = trouble
+        self._engine.stop()
+
+    def _bytes_at_eip(self, size: int) -> bytes:
+        base = self.regs.segment(Seg.CS).base
+        try:
+            return self.linear.fetch(self.regs.eip + base & 0xFFFFFFFF, size)
+        except PageFaultError:
+            return b""
+
+    def _software_interrupt(self, exit_: Exit) -> None:
+        """INT n, INT3 and INTO share one intercept; EIP is at the instruction."""
+        exit_.reason = Reason.SOFTWARE_INT
+        code = self._bytes_at_eip(2)
+        if code[:1] == b"\xcd":
+            exit_.vector, exit_.length = code[1], 2
+            return
+        instruction = self._decode_here()
+        if instruction is None:
+            raise EngineError(f"a software interrupt at {self.regs.eip:#x} that does not decode")
+        exit_.length = instruction.length
+        exit_.vector = {0xCC: Vector.BP, 0xCE: Vector.OF}.get(instruction.opcode, instruction.immediate or 0)
+
+    def _decode_here(self) -> Instruction | None:
+        eip = self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+        return self.decoder.decode(eip, self._bytes_at_eip(MAX_INSTRUCTION_LENGTH))
+
+    def _tell_apart(self, exit_: Exit) -> None:
+        """INT1 (F1) arrives as #UD; RDPMC with CR4.PCE set as #GP, which is the wrong way round (observed on 2.1.4)."""
+        code = self._bytes_at_eip(MAX_INSTRUCTION_LENGTH)
+        instruction = self._decode_here()
+        if exit_.vector == Vector.UD and instruction is not None and instruction.opcode == 0xF1:
+            exit_.vector = Vector.DB
+            exit_.length = instruction.length
+        elif exit_.vector == Vector.GP and code[:2] == b"\x0f\x33":
+            exit_.reason = Reason.RDPMC
+
+    def _intercepted(self, exit_: Exit, code: int) -> None:
+        exit_.reason = _REASONS.get(code, Reason.OTHER)
+        exit_.vector = code
+        if code == svm.EXIT_RDPMC and self.regs.cpl and not self.regs.cr4 & CR4_PCE:
+            _exception(exit_, Vector.GP)
+        elif code == svm.EXIT_RDTSC and self._bytes_at_eip(3)[-1:] == b"\xf9":
+            exit_.reason = Reason.RDTSCP
+        elif code == svm.EXIT_NESTED_PAGE_FAULT:
+            exit_.reason = Reason.NESTED_FAULT
+            exit_.address = self._exit_info_2[0]
+
+    def _hook_address(self, address: int) -> int:
+        return self._engine.hook_code(self._code_callback, address)
+
+    def _on_block(self, address: int, size: int) -> None:
+        try:
+            try:
+                code = self.linear.read(address, size)
+                for part in range(address, address + size, PAGE_SIZE - 1):
+                    self.ram.mark_code(self.linear.translate(part), min(size, PAGE_SIZE - (part & 0xFFF)))
+            except PageFaultError:
+                # The CPU still has a translation that the page tables no longer give. It may drop one at any time.
+                self._engine.flush_tlb()
+                self._translate_again(address)
+                return
+            if self._scan.look(address, code):
+                self._translate_again(address)
+        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+            self._keep(trouble)
+
+    def _translate_again(self, address: int) -> None:
+        self._engine.flush_code()
+        self._engine.force_eip(address - self.regs.segment(Seg.CS).base & 0xFFFFFFFF)
+
+    def _on_code(self, address: int) -> None:
+        """Before a hooked instruction. The bytes decide: the address may hold something else by now."""
+        try:
+            instruction = self._decode_here()
+            exit_ = self.exit
+            if instruction is None:
+                if not lock_is_illegal(self._bytes_at_eip(MAX_INSTRUCTION_LENGTH)):
+                    return
+                _exception(exit_, Vector.UD)
+            else:
+                kind = classify(instruction)
+                if kind not in self._scan.kinds:
+                    return
+                self._scanned(exit_, kind or "", instruction)
+            if not self._handler(exit_):
+                self._engine.force_eip(self.regs.eip)
+        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+            self._keep(trouble)
+
+    def _scanned(self, exit_: Exit, kind: str, instruction: Instruction) -> None:
+        """What silicon would do first with an instruction that the engine does not check."""
+        exit_.reason, exit_.kind, exit_.length = Reason.SCANNED, kind, instruction.length
+        if kind == "io" and not self._io_allowed(instruction):
+            _exception(exit_, Vector.GP)
+        elif kind in ("syscall", "sysret", "random"):
+            _exception(exit_, Vector.UD)
+        elif kind in ("sysenter", "sysexit"):
+            # IA32_SYSENTER_CS is 0: nobody offers a fast system call (SDM 2, SYSENTER).
+            _exception(exit_, Vector.GP)
+
+    def _io_allowed(self, instruction: Instruction) -> bool:
+        """CPL against IOPL, then the TSS's bitmap (SDM 1 section 18.5.2)."""
+        regs = self.regs
+        flags = regs.eflags
+        if not regs.cr0 & CR0_PE or (regs.cpl <= (flags & IOPL) >> IOPL_SHIFT and not flags & VM):
+            return True
+        immediate = instruction.immediate
+        port = regs.gpr[Gpr.EDX] & 0xFFFF if immediate is None else immediate
+        size = 1 if instruction.opcode & 1 == 0 else instruction.operand_size // 8
+        tr = regs.tr()
+        try:
+            offset = int.from_bytes(self.linear.read(tr.base + TSS_IO_MAP_BASE, 2), "little") + port // 8
+            if offset + 1 > tr.limit:
+                return False
+            bits = int.from_bytes(self.linear.read(tr.base + offset, 2), "little") >> port % 8
+        except PageFaultError:
+            return False
+        return bits & (1 << size) - 1 == 0
+
+    # -- Address spaces
+
+    def load_cr3(self, root: int) -> None:
+        """Use another page directory (machine address), as MOV to CR3 does."""
+        self.regs.cr3 = root
+        self.linear.load_root(root)
+        self._engine.flush_tlb()
+
+    def flush_tlb(self) -> None:
+        """Forget translated addresses, here and in the CPU: after a mapping was removed or restricted."""
+        self.linear.flush()
+        self._engine.flush_tlb()
+
+    def close(self) -> None:
+        """Give the engine back. The machine cannot be used afterwards."""
+        self._engine.close()
+
+
+def _exception(exit_: Exit, vector: int, error_code: int = 0) -> None:
+    exit_.reason, exit_.vector, exit_.error_code = Reason.EXCEPTION, vector, error_code
+
+
+def _nobody(_exit: Exit) -> bool:
+    raise EngineError("an exit, and nobody to handle it")
+
+

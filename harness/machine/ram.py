@@ -1,0 +1,42 @@
+"""RAM that knows which of its bytes the CPU has translated.
+
+Unicorn does not notice when the host writes to mapped memory: code translated from there goes on running as it was
+(observed on 2.1.4). So each translated block marks its lines here, and a write to a marked line drops translated code.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import cast
+
+from harness.domain.memory import Memory
+
+_LINE_SHIFT = 6
+
+
+class Ram(Memory):
+    """Machine memory in one anonymous mapping of `size` bytes. `code_written` is called after a write to code."""
+
+    def __init__(self, size: int, code_written: Callable[[], None]) -> None:
+        self.mapping = mmap.mmap(-1, size)
+        super().__init__(cast(bytearray, self.mapping))
+        self._code = bytearray((size >> _LINE_SHIFT) + 1)
+        self._code_written = code_written
+
+    def write(self, maddr: int, data: bytes) -> None:
+        """Store bytes at a machine address."""
+        end = maddr + len(data)
+        self.buffer[maddr:end] = data
+        if 1 in self._code[maddr >> _LINE_SHIFT : (end - 1 >> _LINE_SHIFT) + 1]:
+            self.forget_code()
+
+    def mark_code(self, maddr: int, size: int) -> None:
+        """Bytes that the CPU has translated."""
+        first, last = maddr >> _LINE_SHIFT, maddr + size - 1 >> _LINE_SHIFT
+        self._code[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def forget_code(self) -> None:
+        """Drop all translated code."""
+        self._code = bytearray(len(self._code))
+        self._code_written()
