@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from harness.batch import BatchItem, Job
     from harness.guest.head import Head
     from harness.guest.model import Guest
+    from harness.job import BatchItem, Job
     from harness.screen import Screen
 
 USAGE = 2
@@ -62,13 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _users_fault() -> Iterator[None]:
     """What a guest's author or the user of a command did wrong becomes one line and status 2."""
-    from harness.code.source import AssemblyError
-    from harness.guest.model import GuestError
+    from harness.job import user_errors
     from harness.report.layout import side_by_side
 
     try:
         yield
-    except (GuestError, AssemblyError) as error:
+    except user_errors() as error:
         raise click.UsageError(side_by_side(str(error))) from error
 
 
@@ -150,7 +149,7 @@ def run(
       0  all as expected: an expected crash is, and so is a skip
     130 after Ctrl-C. A traceback is a mistake of the harness's own; its status is 1 too.
     """
-    from harness.batch import Job
+    from harness.job import Job
     from harness.screen import Screen
 
     if everything and guests:

@@ -25,7 +25,7 @@ from harness.devices.pit import Speaker
 from harness.guest import Guest, GuestError
 from harness.machine import EngineError, Machine, RunEnd
 from harness.machine.watchdog import Watchdog
-from harness.pv import boot, bounce, silent, traps
+from harness.pv import boot, bounce, segments, silent, traps
 from harness.pv import events as pv_events
 from harness.pv.hypercalls import Result, Row
 from harness.pv.state import Domain as PvDomain
@@ -230,6 +230,10 @@ class Domain:
             return
         if vcpu.state.blocked:
             self._wait()
+        if vcpu.reload and self._end is None:
+            vcpu.reload = False
+            if segments.stale(vcpu) is not None:
+                self._crash_if(bounce.deliver_failsafe(vcpu))
         if vcpu.upcall_due and self._end is None:
             if vcpu.shadow_next:
                 self._step()

@@ -8,9 +8,9 @@ from typing import IO
 
 import click
 
-from harness.batch import BatchItem, Job, Listener
 from harness.domain.image import Image
 from harness.domain.record import ExitRecord, RunResult, Verdict
+from harness.job import BatchItem, Job, Listener
 from harness.report import crash, jsonl, summary, trace
 from harness.report.layout import side_by_side
 

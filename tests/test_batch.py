@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import harness
-from harness.batch import BatchItem, HarnessError, Job, run_batch
+from harness.batch import run_batch
+from harness.child import HarnessError
 from harness.domain.image import Image
 from harness.domain.record import ExitRecord, RunResult, Verdict
+from harness.job import BatchItem, Job
 from tests import invented
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,7 +207,8 @@ def test_children_end_with_their_parent(tmp_path):
     script = textwrap.dedent(f"""
         import pathlib
         from tests import invented
-        from harness.batch import Job, run_batch
+        from harness.batch import run_batch
+        from harness.job import Job
         invented.install()
         def told(job, image, record):
             print(record.n, flush=True)

@@ -89,7 +89,7 @@ def encode_branch(branch: Branch, address: int, target: int, wide: bool) -> byte
         if -128 <= distance < 128:
             return code + distance.to_bytes(1, "little", signed=True)
         if not branch.may_be_near:
-            raise BranchError(f"'{branch.mnemonic}' reaches -128 to 127 bytes, the target is {distance} away")
+            raise BranchError(f"'{branch.mnemonic}' reaches -128 to 127 bytes, the target is further away")
     assert form.near is not None
     code = branch.prefix + form.near
     width = 2 if branch.bits == 16 else 4

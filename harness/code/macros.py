@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.code.expression import HERE, ExpressionError, UndefinedSymbolError, evaluate, parse_expression
 from harness.code.instructions import split_operands
+from harness.code.operands import SEGMENTS
 from harness.code.source import AssemblyError, Frame, SourceLine, Statement, frames, read_source, without_comment
 
 DEEPEST = 64  # nested macros and includes
@@ -24,6 +25,7 @@ _WORD = re.compile(r"\s*([^\s,]+)\s*(.*)", re.DOTALL)
 _LOCAL = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|(?<![\w.$@])(\d+)([bf])(?![\w.$@])""")
 _LOCAL_HINT = re.compile(r"\d[bf](?!\w)")
 _PARAMETER = re.compile(r"\\(@|\(\)|[A-Za-z_]\w*)")
+_NAME_AND_REST = re.compile(r"([A-Za-z_.]\w*)\s*,?\s*(.*)")
 _NAME = re.compile(r"[A-Za-z_.$?][\w.$?]*")
 
 # Opening words and the word that closes each.
@@ -81,7 +83,11 @@ class Expander:
             text = without_comment(line.text)
             if not text or text.isspace():
                 continue
-            word = text.split(None, 1)[0].lower()
+            labels, text = _split_labels(text)
+            if not conditions or conditions[-1].active:
+                for name in labels:
+                    self._label(name, line, frame)
+            word = text.split(None, 1)[0].lower() if text and not text.isspace() else ""
             if word in CONDITIONS or word in (".elseif", ".else", ".endif"):
                 self._condition(word, _WORD.sub(r"\2", text, count=1).strip(), conditions, line, frame)
             elif conditions and not conditions[-1].active:
@@ -126,11 +132,6 @@ class Expander:
     # -- one line
 
     def _line(self, text: str, line: SourceLine, frame: Frame | None) -> None:
-        while match := _LABEL.match(text):
-            if match[1].lower() in ("es", "cs", "ss", "ds", "fs", "gs"):
-                raise AssemblyError(line, f"a segment register cannot be a label: '{match[1]}'", frame)
-            self._label(match[1], line, frame)
-            text = text[match.end() :]
         if match := _SET.fullmatch(text):
             self._set(match[1], match[2], line, frame)
             return
@@ -151,6 +152,8 @@ class Expander:
         self.statements.append(Statement(kind, name, rest, line, frame))
 
     def _label(self, name: str, line: SourceLine, frame: Frame | None) -> None:
+        if name.lower() in SEGMENTS:
+            raise AssemblyError(line, f"a segment register cannot be a label: '{name}'", frame)
         if name.isdigit():
             self._locals[name] = self._locals.get(name, 0) + 1
             name = f"{name}{LOCAL_MARK}{self._locals[name]}"
@@ -263,14 +266,14 @@ class Expander:
             for _ in range(count):
                 self.run(body, frame)
         else:
-            name, _, values = rest.replace(",", " ", 1).partition(" ")
-            if not _NAME.fullmatch(name):
+            match = _NAME_AND_REST.fullmatch(rest)
+            if match is None:
                 raise AssemblyError(line, f"{word} takes a name and values", frame)
-            for value in values.strip() if word == ".irpc" else split_operands(values):
-                self.run(_filled(body, {name: value}.get), frame)
+            for value in match[2].strip() if word == ".irpc" else split_operands(match[2]):
+                self.run(_filled(body, {match[1]: value}.get), frame)
 
     def _define(self, rest: str, body: tuple[SourceLine, ...], line: SourceLine, frame: Frame | None) -> None:
-        match = re.fullmatch(r"([A-Za-z_.]\w*)\s*,?\s*(.*)", rest)
+        match = _NAME_AND_REST.fullmatch(rest)
         if match is None:
             raise AssemblyError(line, ".macro takes a name and parameters", frame)
         if match[1] in self.macros:
@@ -314,13 +317,21 @@ class Expander:
         return values
 
 
+def _split_labels(text: str) -> tuple[list[str], str]:
+    labels = []
+    while match := _LABEL.match(text):
+        labels.append(match[1])
+        text = text[match.end() :]
+    return labels, text
+
+
 def _block(
     lines: Sequence[SourceLine], position: int, word: str, line: SourceLine, frame: Frame | None
 ) -> tuple[tuple[SourceLine, ...], int]:
     """The lines up to the word that closes the block, and the position after it; blocks inside are skipped over."""
     closers = [BLOCKS[word]]
     for at in range(position, len(lines)):
-        words = without_comment(lines[at].text).split(None, 1)
+        words = _split_labels(without_comment(lines[at].text))[1].split(None, 1)
         first = words[0].lower() if words else ""
         if first in BLOCKS:
             closers.append(BLOCKS[first])

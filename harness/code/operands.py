@@ -213,7 +213,9 @@ def _linear(tree: Expression) -> tuple[list[Term], Expression]:
         case Binary("-", left, right):
             terms, rest = _linear(left)
             return terms, Binary("-", rest, right)
-        case Binary("*", Symbol(name), factor) | Binary("*", factor, Symbol(name)) if name.lower() in REGISTERS:
+        case Binary("*", Symbol(name), factor) if name.lower() in REGISTERS:
+            return [(REGISTERS[name.lower()], factor)], ZERO
+        case Binary("*", factor, Symbol(name)) if name.lower() in REGISTERS:
             return [(REGISTERS[name.lower()], factor)], ZERO
         case _:
             return [], tree

@@ -79,10 +79,10 @@ UNORDERED = frozenset(("xchg", "test"))
 
 # Observed on capstone 5.0: in 16-bit code 98 and 99 print as if they were 32 bits wide.
 _MISPRINTED = {
-    (16, b"\x98", False): "cbw",
-    (16, b"\x98", True): "cwde",
-    (16, b"\x99", False): "cwd",
-    (16, b"\x99", True): "cdq",
+    (16, b"\x98"): "cbw",
+    (16, b"\x66\x98"): "cwde",
+    (16, b"\x99"): "cwd",
+    (16, b"\x66\x99"): "cdq",
 }
 
 LONGEST = 15  # bytes in an instruction
@@ -246,8 +246,7 @@ def _meaning(code: bytes, bits: int) -> Meaning | None:
     found = decode_text(code, bits)
     if found is None or found[0] != len(code):
         return None
-    present = prefixes_of(code)
-    return _decoded(_MISPRINTED.get((bits, code[len(present) :], DATA in present), found[1]))
+    return _decoded(_MISPRINTED.get((bits, code), found[1]))
 
 
 def mismatch(asked: Asked, code: bytes) -> str | None:

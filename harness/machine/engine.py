@@ -11,10 +11,18 @@ import mmap
 from collections.abc import Callable
 from typing import Any
 
-from unicorn import UC_ARCH_X86, UC_HOOK_CODE, UC_HOOK_EDGE_GENERATED, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc
 from unicorn.unicorn_const import (
+    UC_ARCH_X86,
+    UC_CTL_CPU_MODEL,
     UC_CTL_TB_FLUSH,
     UC_CTL_TLB_FLUSH,
+    UC_CTL_UC_EXITS,
+    UC_CTL_UC_USE_EXITS,
+    UC_HOOK_CODE,
+    UC_HOOK_EDGE_GENERATED,
+    UC_HOOK_INTR,
+    UC_MODE_64,
+    UC_PROT_ALL,
 )
 from unicorn.unicorn_py3.unicorn import uclib
 from unicorn.x86_const import (
@@ -26,14 +34,15 @@ from unicorn.x86_const import (
     UC_X86_REG_ECX,
     UC_X86_REG_EDX,
     UC_X86_REG_EFLAGS,
-    UC_X86_REG_EIP,
     UC_X86_REG_MSR,
     UC_X86_REG_RIP,
 )
 
+from harness.abi import svm
+from harness.abi.x86 import CR0_ET, CR0_PE, CR4_PAE, MSR_EFER
 from harness.machine import layout
 
-_CTL_WRITE = 1 << 30
+_CTL_WRITE, _CTL_ARGUMENTS = 1 << 30, 26
 _NEVER = 0xFFFF_FFFF_F000
 _IN_ORDER = (UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX)
 
@@ -54,41 +63,56 @@ class EngineError(Exception):
     """Unicorn refused or failed. The message says what."""
 
 
+class _Msr(ctypes.Structure):
+    """A model-specific register as Unicorn's register calls take it."""
+
+    _fields_ = [("number", ctypes.c_uint32), ("value", ctypes.c_uint64)]  # noqa: RUF012 - ctypes' own protocol
+
+
 class Engine:
-    """One Unicorn x86 engine. UC_MODE_64 runs 16-, 32- and 64-bit guests alike."""
+    """One Unicorn x86 engine. UC_MODE_64 runs 16-, 32- and 64-bit guests alike. Raises EngineError."""
 
     def __init__(self) -> None:
-        # EPYC is a model with SVM, which everything here stands on.
-        self.uc = Uc(UC_ARCH_X86, UC_MODE_64, UC_CPU_X86_EPYC)
-        self.handle: Any = self.uc._uch
+        self.handle = ctypes.c_void_p()
+        _check("uc_open", uclib.uc_open(UC_ARCH_X86, UC_MODE_64, ctypes.byref(self.handle)))
         self._callbacks: list[Any] = []
         self._value = ctypes.c_uint64()
         self._reference = ctypes.byref(self._value)
-        self._eflags, self._eip, self._rip = (ctypes.c_int(r) for r in (UC_X86_REG_EFLAGS, UC_X86_REG_EIP, UC_X86_REG_RIP))
+        self._eflags, self._rip = ctypes.c_int(UC_X86_REG_EFLAGS), ctypes.c_int(UC_X86_REG_RIP)
         self._flush_tlb, self._flush_tb = (ctypes.c_int(c | _CTL_WRITE) for c in (UC_CTL_TLB_FLUSH, UC_CTL_TB_FLUSH))
-        self.uc.ctl_exits_enabled(True)
-        self.uc.ctl_set_exits([])
+        # EPYC is a model with SVM, which everything here stands on.
+        self._control(UC_CTL_CPU_MODEL, ctypes.c_int(UC_CPU_X86_EPYC))
+        # An `until` address becomes a HLT in guest code (observed on 2.1.4): with exits enabled and none set it is not.
+        self._control(UC_CTL_UC_USE_EXITS, ctypes.c_int(1))
+        self._control(UC_CTL_UC_EXITS, None, ctypes.c_size_t(0))
+
+    def _control(self, what: int, *arguments: Any) -> None:
+        code = what | len(arguments) << _CTL_ARGUMENTS | _CTL_WRITE
+        _check("uc_ctl", uclib.uc_ctl(self.handle, ctypes.c_int(code), *arguments))
+
+    def _write(self, register: int, value: Any) -> None:
+        _check("uc_reg_write", uclib.uc_reg_write(self.handle, register, ctypes.byref(value)))
 
     def locate(self) -> layout.Located:
         """Where the CPU's state is. Raises layout.LayoutError."""
         for register, value in zip(_IN_ORDER, layout.PLANTED, strict=True):
-            self.uc.reg_write(register, value)
-        located = layout.locate(self.handle.value)
+            self._write(register, ctypes.c_uint64(value))
+        located = layout.locate(self.handle.value or 0)
         for register in _IN_ORDER:
-            self.uc.reg_write(register, 0)
+            self._write(register, ctypes.c_uint64(0))
         return located
 
     def map(self, address: int, memory: mmap.mmap) -> None:
         """Map a whole buffer at a machine address."""
         host = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        self.uc.mem_map_ptr(address, len(memory), UC_PROT_ALL, host)
+        _check("uc_mem_map_ptr", uclib.uc_mem_map_ptr(self.handle, address, len(memory), UC_PROT_ALL, host))
 
     def prepare_host(self, efer: int, hsave: int) -> None:
         """Control registers and MSRs that VMRUN wants of its host."""
-        self.uc.reg_write(UC_X86_REG_CR0, 0x11)
-        self.uc.reg_write(UC_X86_REG_CR4, 0x20)
-        self.uc.reg_write(UC_X86_REG_MSR, (0xC0000080, efer))
-        self.uc.reg_write(UC_X86_REG_MSR, (0xC0010117, hsave))
+        self._write(UC_X86_REG_CR0, ctypes.c_uint64(CR0_PE | CR0_ET))
+        self._write(UC_X86_REG_CR4, ctypes.c_uint64(CR4_PAE))
+        self._write(UC_X86_REG_MSR, _Msr(MSR_EFER, efer))
+        self._write(UC_X86_REG_MSR, _Msr(svm.MSR_VM_HSAVE_PA, hsave))
 
     def on_interrupt(self, callback: Callable[[int], None]) -> None:
         """Call back with each exit's number."""
@@ -122,11 +146,9 @@ class Engine:
 
     def _add(self, kind: int, callback: Any, begin: int, end: int) -> int:
         hook = ctypes.c_size_t()
-        error = uclib.uc_hook_add(
+        _check("uc_hook_add", uclib.uc_hook_add(
             self.handle, ctypes.byref(hook), ctypes.c_int(kind), callback, None,
-            ctypes.c_uint64(begin), ctypes.c_uint64(end))
-        if error:
-            raise EngineError(f"uc_hook_add: error {error}")
+            ctypes.c_uint64(begin), ctypes.c_uint64(end)))
         return hook.value
 
     def start(self, eip: int, count: int = 0) -> int:
@@ -156,17 +178,19 @@ class Engine:
         """Forget translated code."""
         uclib.uc_ctl(self.handle, self._flush_tb)
 
-    def drop_code(self, begin: int, end: int) -> None:
-        """Forget translated code between two linear addresses that the present ring can reach."""
-        self.uc.ctl_remove_cache(begin, end)
-
-    @staticmethod
-    def error_text(error: int) -> str:
-        """Unicorn's words for an error number."""
-        uclib.uc_strerror.restype = ctypes.c_char_p
-        return str(uclib.uc_strerror(ctypes.c_int(error)).decode())
-
     def close(self) -> None:
-        """Free the engine now: with its hooks it is a reference cycle that would wait for the garbage collector."""
-        self.uc._Uc__finalizer()
-        self._callbacks.clear()
+        """Free the engine. Nothing may be asked of it afterwards."""
+        if self.handle:
+            uclib.uc_close(self.handle)
+            self.handle = ctypes.c_void_p()
+            self._callbacks.clear()
+
+
+def error_text(error: int) -> str:
+    """Unicorn's words for an error number."""
+    return str(uclib.uc_strerror(error).decode())
+
+
+def _check(call: str, error: int) -> None:
+    if error:
+        raise EngineError(f"{call}: {error_text(error)}")

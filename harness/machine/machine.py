@@ -26,13 +26,13 @@ from harness.abi.x86 import (
     Seg,
     Vector,
 )
-from harness.code.decoder import Decoder, Instruction
+from harness.code.decoder import Decoder, Instruction, TruncatedError
 from harness.code.sensitive import classify, lock_is_illegal
 from harness.domain.exits import Exit, Reason
 from harness.domain.memory import LinearMemory, PageFaultError
 from harness.domain.registers import SegmentCache
 from harness.machine import layout
-from harness.machine.engine import Engine, EngineError
+from harness.machine.engine import Engine, EngineError, error_text
 from harness.machine.nested import NestedTables, table_pages
 from harness.machine.ram import Ram
 from harness.machine.scan import BlockScan
@@ -179,7 +179,7 @@ class Machine:
             trouble, self._trouble = self._trouble, None
             raise trouble
         if error:
-            raise EngineError(f"the engine stopped: {Engine.error_text(error)}")
+            raise EngineError(f"the engine stopped: {error_text(error)}")
         return RunEnd.SLICE if count and self._counters[0] > count else RunEnd.STOPPED
 
     @property
@@ -258,7 +258,10 @@ class Machine:
 
     def _decode_here(self) -> Instruction | None:
         eip = self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
-        return self.decoder.decode(eip, self._bytes_at_eip(MAX_INSTRUCTION_LENGTH))
+        try:
+            return self.decoder.decode(eip, self._bytes_at_eip(MAX_INSTRUCTION_LENGTH))
+        except TruncatedError:
+            return None
 
     def _tell_apart(self, exit_: Exit) -> None:
         """INT1 (F1) arrives as #UD; RDPMC with CR4.PCE set as #GP, which is the wrong way round (observed on 2.1.4)."""

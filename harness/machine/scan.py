@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from re import Pattern
 
-from harness.code.decoder import Decoder
+from harness.code.decoder import Decoder, Instruction, TruncatedError
 from harness.code.sensitive import classify, lock_is_illegal, suspects
 
 ALWAYS = frozenset({"io", "sysenter", "syscall", "sysret", "sysexit", "random", "smsw"})
@@ -57,7 +57,7 @@ class BlockScan:
     def _wanted(self, address: int, code: bytes) -> list[int]:
         found, at = [], 0
         while at < len(code):
-            instruction = self._decoder.decode(address + at, code[at : at + 15])
+            instruction = self._decode(address + at, code[at : at + 15])
             if instruction is None:
                 # Not decodable, or LOCK where it may not stand: see what the CPU makes of every byte from here on.
                 # A hook where no instruction starts never fires.
@@ -67,6 +67,13 @@ class BlockScan:
                 found.append(address + at)
             at += instruction.length
         return found
+
+    def _decode(self, address: int, window: bytes) -> Instruction | None:
+        """None too where the CPU ended the block within an instruction: it raises #UD or a fetch fault there."""
+        try:
+            return self._decoder.decode(address, window)
+        except TruncatedError:
+            return None
 
     @staticmethod
     def why(window: bytes) -> bool:

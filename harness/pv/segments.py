@@ -65,8 +65,12 @@ def cache(vcpu: Vcpu, selector: int) -> SegmentCache:
 
 
 def forget(vcpu: Vcpu) -> None:
-    """Drop what is remembered of descriptors: GDT, LDT or the page tables under them changed."""
+    """Drop what is remembered of descriptors: GDT, LDT or the page tables under them changed.
+
+    The registers follow on the way back to the guest, where Xen pops them all (x86_32/entry.S, restore_all_guest).
+    """
     vcpu.segments.clear()
+    vcpu.reload = True
 
 
 def load_data(vcpu: Vcpu, selector: int, cpl: int) -> SegmentCache:

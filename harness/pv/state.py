@@ -179,6 +179,8 @@ class Vcpu:
         self.findings: dict[int, AuditFinding] = {}
         self.segments: dict[int, SegmentCache] = {}
         """Descriptors already looked up, by selector; dropped when GDT or LDT change."""
+        self.reload = False
+        """Descriptors changed: segment registers are loaded again before the guest goes on."""
         self.rows: Sequence[Any] = ()
         """Hypercalls by number (pv.hypercalls.Row); set by the domain builder."""
         self.emulators: dict[int, Callable[..., Any]] = {}

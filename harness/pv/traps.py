@@ -49,6 +49,8 @@ def handle(vcpu: Vcpu, exit_: Exit) -> Outcome:
 def do_software_interrupt(vcpu: Vcpu, exit_: Exit) -> Outcome:
     """INT n: a hypercall, the guest's own gate, or #GP from a gate of DPL 0 (Xen's real IDT)."""
     vector, cpl, seen = exit_.vector, vcpu.regs.cpl, vcpu.seen
+    if vcpu.listening:
+        seen.raised = f"int {vector:#04x}"
     if vector == xen.HYPERCALL_VECTOR and cpl == 1:
         seen.kind = "hypercall"
         return hypercall(vcpu)

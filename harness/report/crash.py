@@ -22,9 +22,11 @@ Row = tuple[int, bytes, str]
 def report(result: RunResult, image: Image | None = None) -> str:
     """Reason, registers, code around EIP, stack and last exits; the reason alone when the run left no report.
 
+    A run that ended in an error or a timeout has a report too: where it stood then.
+
     image: the guest's, if at hand; it turns addresses into names and code into lines of the guest's own source.
     """
-    lines = [f"{one_line(result.guest)} ({result.mode}) crashed: {one_line(result.reason) or 'no reason known'}"]
+    lines = [f"{one_line(result.guest)} ({result.mode}) as it stood at its {result.verdict}: {one_line(result.reason)}"]
     crash = result.crash
     if crash is not None:
         lines += _section("registers", _registers(crash.registers))

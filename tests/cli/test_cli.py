@@ -168,7 +168,7 @@ def test_many_guests_are_told_in_rows_and_the_odd_ones_in_full(capfd, guest):
 
 def test_a_crash_is_reported(capfd, guest):
     _, out, _ = run(capfd, guest("crashes"))
-    assert "crashes (pv) crashed: no handler" in out
+    assert "crashes (pv) as it stood at its crash: no handler" in out
     assert "last exits: 3" in out
 
 

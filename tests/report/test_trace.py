@@ -27,10 +27,21 @@ def test_it_stays_within_120_columns():
     assert len(trace.line(longest)) <= 120
 
 
-def test_notes_follow_on_lines_of_their_own_and_cannot_drive_the_terminal():
-    first, *notes = trace.line(HYPERCALL).split("\n")
-    assert first.endswith("eax = 0")
-    assert [note.strip() for note in notes] == ["- wrote 6 bytes", "- \\x1b[2J"]
+def test_notes_stand_behind_the_result():
+    assert trace.line(replace(CLTS, result="retired", notes=("TS 1 -> 0", "twice"))).endswith(
+        "emulate_clts       retired: TS 1 -> 0; twice"
+    )
+    assert trace.line(replace(CLTS, result="", notes=("only this",))).endswith("emulate_clts       only this")
+
+
+def test_notes_without_room_take_lines_of_their_own():
+    first, *notes = trace.line(replace(CLTS, notes=("x" * 30, "y"))).split("\n")
+    assert first == trace.line(CLTS)
+    assert [note.strip() for note in notes] == ["- " + "x" * 30, "- y"]
+
+
+def test_notes_cannot_drive_the_terminal():
+    assert trace.line(HYPERCALL).endswith("eax = 0: wrote 6 bytes; \\x1b[2J")
 
 
 def test_a_long_instruction_moves_only_what_it_must():
