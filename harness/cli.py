@@ -278,7 +278,6 @@ def asm(file: Path, listing: bool, output: Path | None) -> None:
 def explain(instruction: tuple[str, ...]) -> None:
     """What INSTRUCTION, a mnemonic or its bytes in hex, does in each ring, under Xen 3.0 and under VT-x."""
     from harness.explain import explain as explained
-
     from harness.report.layout import side_by_side
 
     try:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
 from harness.abi.x86 import TF, Seg, Vector
 from harness.abi.xen import Errno
 from harness.code.decoder import Decoder, Instruction, TruncatedError
+from harness.devices.pit import Speaker
 from harness.domain.clock import EXIT_PRICE_NS, INSTRUCTION_PRICE_NS, Clock
 from harness.domain.exits import Exit, Reason
 from harness.domain.memory import PageFaultError
 from harness.domain.outcome import Block, Crash, Inject, Native, Outcome, Resume, Retire, Shutdown
 from harness.domain.record import CrashReport, ExitRecord, RunResult, Verdict
 from harness.domain.registers import snapshot as register_values
-from harness.devices.pit import Speaker
 from harness.guest import Guest, GuestError
 from harness.machine import EngineError, Machine, RunEnd
 from harness.machine.watchdog import Watchdog
@@ -39,6 +39,24 @@ _STACK_WORDS = 16
 _NO_LIMIT = 1 << 62
 
 Watcher = Callable[[ExitRecord], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a domain's loop is, as plain data.
+
+    exits, counts, insns: so far. last: the last exits, oldest first. step_flag: the guest's own TF while one
+    instruction is stepped, else None. native: the present instruction was an exit already and is left to the CPU.
+    end: verdict and reason, once there is one.
+    """
+
+    exits: int
+    counts: dict[str, int]
+    insns: int
+    last: tuple[ExitRecord, ...]
+    step_flag: int | None
+    native: bool
+    end: tuple[Verdict, str] | None
 
 
 class Domain:
@@ -76,13 +94,14 @@ class Domain:
         self.counts: dict[str, int] = {}
         self.exits = 0
         self._watchers: list[Watcher] = []
-        self._last: deque[tuple[Any, ...]] = deque(maxlen=LAST_EXITS)
+        self._last: deque[tuple[Any, ...] | ExitRecord] = deque(maxlen=LAST_EXITS)
         self._end: tuple[Verdict, str] | None = None
         self._insns = 0
         self._executed = 0
         self._slice_end: int | None = None
         self._step_flag: int | None = None
-        self._expired = False
+        self._native = False
+        self._pausing = False
 
     # -- Watching and changing
 
@@ -104,16 +123,20 @@ class Domain:
     # -- Running
 
     def run(self) -> RunResult:
-        """Run the guest to its end. KeyboardInterrupt passes through."""
+        """Run the guest to its end, or until `pause`; then `run` again goes on. KeyboardInterrupt passes through."""
         machine = self.machine
+        self._pausing = False
         with Watchdog(machine.stop, self._timeout) as watchdog:
             try:
-                self._enter()
-                while self._end is None:
-                    count = self._next_slice()
-                    end = machine.run(self._on_exit, count)
+                if not self.exits:
+                    self._enter()
+                while self._end is None and not self._pausing:
+                    native, self._native = self._native, False
+                    count = self._next_slice(native)
+                    end = machine.run(self._on_exit, count, seen=native)
                     self._account()
                     if end is RunEnd.SLICE:
+                        self._native = False
                         self._slice_over()
                     elif self._end is None and watchdog.expired:
                         self._finish(Verdict.TIMEOUT, f"still running after {self._timeout} seconds")
@@ -121,15 +144,36 @@ class Domain:
                 self._finish(Verdict.CRASH, f"the engine gave up: {problem}")
         return self.result()
 
-    def _next_slice(self) -> int:
-        """How many instructions to count: up to the timer or the budget; 0 without either, for full speed."""
+    def pause(self) -> None:
+        """Make `run` return after the present exit. For a watcher."""
+        self._pausing = True
+
+    def progress(self) -> Progress:
+        """How far the loop is. Good after an exit: in a watcher, or between runs."""
+        return Progress(self.exits, dict(self.counts), self._insns, self._last_records(), self._step_flag,
+                        self._native, self._end)
+
+    def go_back(self, progress: Progress) -> None:
+        """Let the loop be as far as it was. Only between runs; the rest of the domain is `Snapshot`'s."""
+        self.exits, self.counts, self._insns = progress.exits, dict(progress.counts), progress.insns
+        self._last = deque(progress.last, maxlen=LAST_EXITS)
+        self._step_flag, self._native, self._end = progress.step_flag, progress.native, progress.end
         self._executed = 0
+
+    def _next_slice(self, native: bool) -> int:
+        """How many instructions to count from here. One that is left to the CPU was counted when it exited."""
+        self._slice_end = self.clock.deadline
+        self._executed = int(native)
+        remaining = self._remaining()
+        return remaining and remaining + self._executed
+
+    def _remaining(self) -> int:
+        """Instructions up to the timer or the budget; 0 without either, for full speed."""
         limits = []
         if self.clock.deadline is not None:
             limits.append(max((self.clock.deadline - self.clock.now) // INSTRUCTION_PRICE_NS, 1))
         if self._max_insns is not None:
             limits.append(max(self._max_insns - self._insns, 1))
-        self._slice_end = self.clock.deadline
         return min(limits, default=0)
 
     def _account(self) -> None:
@@ -143,6 +187,9 @@ class Domain:
         """A counted slice ended: the budget is spent, or a timer is due."""
         if self._max_insns is not None and self._insns >= self._max_insns:
             self._finish(Verdict.TIMEOUT, f"limit of {self._max_insns} instructions reached")
+            return
+        if self._step_flag is not None:
+            # One instruction more, and its #DB: nothing is delivered before.
             return
         vcpu = self.vcpu
         vcpu.seen = seen = Seen(kind="slice", handler=pv_events.fire_timer)
@@ -161,7 +208,8 @@ class Domain:
             return False
         self.exits = n = self.exits + 1
         clock.now += EXIT_PRICE_NS
-        if self._slice_end is not None or self._max_insns is not None:
+        counting = self._slice_end is not None or self._max_insns is not None
+        if counting:
             self._account()
         eip, cpl = regs.eip, regs.cpl
         seen.handler = seen.instruction = None
@@ -181,15 +229,22 @@ class Domain:
             regs.eip += instruction.length
         elif not isinstance(outcome, Resume):
             native = self._apply(outcome)
+        self._native = native
         if not native:
             self._enter()
         if vcpu.listening:
             self._tell(seen, eip, cpl, *self._told, outcome)
         if n >= self._max_exits and self._end is None:
             self._finish(Verdict.TIMEOUT, f"limit of {n} exits reached")
-        if self._end is not None or clock.deadline != self._slice_end:
-            self.machine.stop()
+        self._stop_if_due(counting)
         return native
+
+    def _stop_if_due(self, counting: bool) -> None:
+        """Leave the engine for what only the loop can do; else let the slice end with the timer, exits included."""
+        if self._end is not None or self._pausing or self.clock.deadline != self._slice_end:
+            self.machine.stop()
+        elif counting:
+            self.machine.count_on(self._remaining())
 
     def _apply(self, outcome: Outcome) -> bool:
         """Do what an outcome says. True if the CPU is to execute the instruction itself."""
@@ -273,9 +328,9 @@ class Domain:
         if not own:
             regs.eflags &= ~TF
         if exit_.reason is Reason.EXCEPTION and exit_.vector == Vector.DB and not own:
+            self._account()
             self._enter()
-            if self._end is not None:
-                self.machine.stop()
+            self._stop_if_due(self._slice_end is not None or self._max_insns is not None)
             return True
         return False
 
@@ -330,7 +385,11 @@ class Domain:
 
     def _last_records(self) -> tuple[ExitRecord, ...]:
         records = []
-        for n, kind, eip, cpl, instruction, handler, outcome, _vector, now in self._last:
+        for row in self._last:
+            if isinstance(row, ExitRecord):
+                records.append(row)
+                continue
+            n, kind, eip, cpl, instruction, handler, outcome, _vector, now = row
             code, text = (instruction.raw, instruction.text) if instruction else (b"", "")
             result = type(outcome).__name__.lower() if outcome is not None else ""
             records.append(ExitRecord(n, kind, eip, cpl, code, text, kind, handler.__name__ if handler else "",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.code.instructions import ADDRESS, SIZE_PREFIXES, WrittenInstruction
+from harness.code.fields import ADDRESS
+from harness.code.instructions import SIZE_PREFIXES, WrittenInstruction
 from harness.code.operands import WrittenImmediate
 
 CONDITIONS = (

@@ -204,6 +204,14 @@ def _capstone(bits: int) -> Cs:
     return capstone.Cs(capstone.CS_ARCH_X86, mode)
 
 
+def mnemonics() -> frozenset[str]:
+    """Every mnemonic that the decoder may print."""
+    import capstone.x86
+
+    engine = _capstone(32)
+    return frozenset(filter(None, map(engine.insn_name, range(1, capstone.x86.X86_INS_ENDING))))
+
+
 def disassemble(address: int, code: bytes, bits: int = 32) -> list[tuple[int, bytes, str]]:
     """Address, bytes and text of all of `code`; what cannot be decoded is `(bad)`, one byte at a time."""
     decoder = Decoder(bits)

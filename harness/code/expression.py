@@ -211,8 +211,8 @@ def evaluate(tree: Expression, lookup: Lookup) -> int:
             return lookup(name)
         case Unary(operator, operand):
             return _UNARY[operator](evaluate(operand, lookup))
-        case Binary(operator, left, right):
-            return _BINARY[operator][1](evaluate(left, lookup), evaluate(right, lookup))
+        case _:
+            return _BINARY[tree.operator][1](evaluate(tree.left, lookup), evaluate(tree.right, lookup))
 
 
 def no_symbols(name: str) -> int:

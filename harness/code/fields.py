@@ -74,12 +74,12 @@ _FORMS_16 = (
 )  # fmt: skip
 
 
-def prefix_length(code: bytes) -> int:
-    """How many legacy prefix bytes `code` begins with."""
+def prefixes_of(code: bytes) -> bytes:
+    """The legacy prefix bytes that `code` begins with."""
     length = 0
     while length < len(code) and code[length] in PREFIXES:
         length += 1
-    return length
+    return code[:length]
 
 
 class _Reader:
@@ -104,8 +104,8 @@ class _Reader:
 
 def read_fields(code: bytes, bits: int) -> Fields:
     """The fields of the instruction that `code` begins with, valid or not. Raises TruncatedError."""
-    reader = _Reader(code, prefix_length(code))
-    prefixes = code[: reader.at]
+    prefixes = prefixes_of(code)
+    reader = _Reader(code, len(prefixes))
     opcode = reader.byte()
     rex = 0
     if bits == 64 and opcode & 0xF0 == 0x40:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.code.instructions import DATA, FAR_NAMES, SEGMENT_PREFIXES, Asked, implied_size
+from harness.code.fields import DATA, prefixes_of
+from harness.code.instructions import FAR_NAMES, PREFIX_WORDS, Asked, implied_size
 from harness.code.operands import DS, REGISTERS, SS, FarPointer, Immediate, Memory, Operand, Register, default_segment
-from harness.code.verify import prefixes_of
 
 # Without operands: opcode, and the operand size in bits for which 66 may be needed (None: never).
 # `iret`, `pushf`, `popf` get the 16-bit form from keystone in 32-bit code, `ret` and `retf` the 32-bit one in 16-bit
@@ -218,6 +218,6 @@ def stand_in(asked: Asked) -> StandIn:
         # keystone drops the override of `ds:[ebp]`, and SS is used.
         plain = tuple(replace(o, segment=None) if isinstance(o, Memory) else o for o in asked.operands)
         inner = stand_in(replace(asked, operands=plain))
-        return replace(inner, patch=lambda code: bytes((SEGMENT_PREFIXES[DS],)) + inner.patch(code))
+        return replace(inner, patch=lambda code: bytes((PREFIX_WORDS["ds"],)) + inner.patch(code))
     kind = _kind(asked)
     return kind(asked) if kind else StandIn(asked, _same)

@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.code.expression import Lookup
-from harness.code.operands import FarPointer, Immediate, Memory, Operand, Written, parse_operand, render, resolve
-
-LOCK, REPNE, REP, DATA, ADDRESS = 0xF0, 0xF2, 0xF3, 0x66, 0x67
-SEGMENT_PREFIXES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)  # ES CS SS DS FS GS
-PREFIX_BYTES = frozenset((LOCK, REPNE, REP, DATA, ADDRESS, *SEGMENT_PREFIXES))
+from harness.code.fields import ADDRESS, DATA, LOCK, REP, REPNE, SEGMENT_PREFIXES
+from harness.code.operands import (
+    SEGMENTS,
+    FarPointer,
+    Immediate,
+    Memory,
+    Operand,
+    Written,
+    parse_operand,
+    render,
+    resolve,
+)
 
 # A prefix word and its byte; sizes say which size they ask for, since the byte only toggles the mode's own.
-PREFIX_WORDS = {"lock": LOCK, "rep": REP, "repe": REP, "repz": REP, "repne": REPNE, "repnz": REPNE} | dict(
-    zip(("es", "cs", "ss", "ds", "fs", "gs"), SEGMENT_PREFIXES, strict=True)
-)
+PREFIX_WORDS = {"lock": LOCK, "rep": REP, "repe": REP, "repz": REP, "repne": REPNE, "repnz": REPNE} | {
+    SEGMENTS[number]: byte for byte, number in SEGMENT_PREFIXES.items()
+}
 SIZE_PREFIXES = {
     "o16": (DATA, 16),
     "data16": (DATA, 16),
@@ -119,8 +126,9 @@ def parse_instruction(text: str) -> WrittenInstruction:
             break
         prefixes.append(word)
         rest = rest[match.end() :]
-    name, _, operands = rest.strip().partition(" ")
-    return WrittenInstruction(tuple(prefixes), name.lower(), tuple(map(parse_operand, split_operands(operands))))
+    name, *operands = rest.split(None, 1)
+    parts = split_operands(operands[0]) if operands else []
+    return WrittenInstruction(tuple(prefixes), name.lower(), tuple(map(parse_operand, parts)))
 
 
 def ask(written: WrittenInstruction, bits: int, lookup: Lookup) -> Asked:

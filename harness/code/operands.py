@@ -40,7 +40,6 @@ SIZES = {
     "oword": 128,
     "xmmword": 128,
     "ymmword": 256,
-    "zmmword": 512,
 }
 DISTANCES = ("short", "near", "far")
 # The words that keystone understands, by size in bits ("fword" and "tbyte" it knows only as these).
@@ -182,7 +181,10 @@ def parse_operand(text: str) -> Written:
 def _memory(text: str, size: int | None, segment: int | None, distance: str | None) -> WrittenMemory:
     if text.count("[") != text.count("]"):
         raise ExpressionError(f"unbalanced brackets in '{text}'")
-    terms, displacement = _linear(parse_expression(text.translate(_BRACKETS)))
+    try:
+        terms, displacement = _linear(parse_expression(text.translate(_BRACKETS)))
+    except ExpressionError:
+        raise ExpressionError(f"cannot read the memory operand '{text}'") from None
     base, index, scale = _base_and_index([(register, None if f == Number(1) else f) for register, f in terms], text)
     return WrittenMemory(size, segment, base, index, scale, displacement, distance)
 
@@ -236,11 +238,16 @@ def resolve(operand: Written, lookup: Lookup) -> Operand:
             return Immediate(evaluate(value, lookup), size, distance)
         case WrittenFar(selector, offset, size):
             return FarPointer(evaluate(selector, lookup), evaluate(offset, lookup), size)
-        case WrittenMemory(size, segment, base, index, scale, displacement, distance):
-            factor = evaluate(scale, lookup)
-            if factor not in (1, 2, 4, 8):
-                raise ExpressionError(f"a scale is 1, 2, 4 or 8, not {factor}")
-            return Memory(size, segment, base, index, factor, evaluate(displacement, lookup), distance)
+        case _:
+            return _resolve_memory(operand, lookup)
+
+
+def _resolve_memory(memory: WrittenMemory, lookup: Lookup) -> Memory:
+    scale = evaluate(memory.scale, lookup)
+    if scale not in (1, 2, 4, 8):
+        raise ExpressionError(f"a scale is 1, 2, 4 or 8, not {scale}")
+    displacement = evaluate(memory.displacement, lookup)
+    return Memory(memory.size, memory.segment, memory.base, memory.index, scale, displacement, memory.distance)
 
 
 def default_segment(memory: Memory) -> int:
@@ -269,8 +276,15 @@ def render(operand: Operand) -> str:
             return f"{SIZE_WORDS[size]} {value}" if size else str(value)
         case FarPointer(selector, offset):
             return f"{selector}:{offset}"
-        case Memory(size, segment, base, index, scale, displacement):
-            terms = [register.name for register in (base,) if register] + ([f"{index.name}*{scale}"] if index else [])
-            place = "+".join(terms) + f"{displacement:+d}" if terms else str(displacement)
-            word = f"{SIZE_WORDS[size]} ptr " if size else ""
-            return f"{word}{SEGMENTS[segment] + ':' if segment is not None else ''}[{place}]"
+        case _:
+            return _render_memory(operand)
+
+
+def _render_memory(memory: Memory) -> str:
+    terms = [memory.base.name] if memory.base else []
+    if memory.index:
+        terms.append(f"{memory.index.name}*{memory.scale}")
+    place = "+".join(terms) + f"{memory.displacement:+d}" if terms else str(memory.displacement)
+    word = f"{SIZE_WORDS[memory.size]} ptr " if memory.size else ""
+    segment = SEGMENTS[memory.segment] + ":" if memory.segment is not None else ""
+    return f"{word}{segment}[{place}]"

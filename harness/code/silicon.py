@@ -5,7 +5,7 @@ Found by running both over all opcodes, ModRM bytes and prefixes (see `tests/cod
 
 from __future__ import annotations
 
-from harness.code.fields import DATA, LOCK, REP, REPNE, VEX, Fields, TruncatedError, prefix_length, read_fields
+from harness.code.fields import DATA, LOCK, REP, REPNE, VEX, Fields, TruncatedError, prefixes_of, read_fields
 
 # LOCK stands only before these, and only with a memory destination (SDM2, LOCK). For groups: the ModRM.reg values.
 _ALL = frozenset(range(8))
@@ -82,7 +82,7 @@ def refuses(fields: Fields) -> bool:
 
 def lock_is_illegal(raw: bytes, bits: int = 32) -> bool:
     """Whether the instruction in `raw` has a LOCK prefix for which silicon raises #UD; False if it ends too early."""
-    if LOCK not in raw[: prefix_length(raw)]:
+    if LOCK not in prefixes_of(raw):
         return False
     try:
         fields = read_fields(raw, bits)

@@ -14,19 +14,8 @@ from threading import local
 from typing import TYPE_CHECKING
 
 from harness.code.expression import ExpressionError, no_symbols
-from harness.code.instructions import (
-    ADDRESS,
-    DATA,
-    FAR_NAMES,
-    LOCK,
-    PREFIX_BYTES,
-    REP,
-    REPNE,
-    SIZE_PREFIXES,
-    Asked,
-    implied_size,
-    parse_instruction,
-)
+from harness.code.fields import ADDRESS, DATA, LOCK, LONGEST, REP, REPNE, prefixes_of
+from harness.code.instructions import FAR_NAMES, SIZE_PREFIXES, Asked, implied_size, parse_instruction
 from harness.code.operands import (
     SIZE_WORDS,
     FarPointer,
@@ -85,8 +74,6 @@ _MISPRINTED = {
     (16, b"\x66\x99"): "cdq",
 }
 
-LONGEST = 15  # bytes in an instruction
-
 _decoders = local()
 
 
@@ -118,10 +105,9 @@ def _decoded(text: str) -> Meaning:
     if mnemonic in ("call", "jmp") and text.split()[1] == "ptr":
         # Observed on capstone 5.0: `FF 18` prints as `call ptr [eax]`, `66 FF 18` as `lcall`.
         mnemonic = "l" + mnemonic
-    if mnemonic in ("ljmp", "lcall") and len(operands) == 2:
-        match operands:
-            case (Immediate(selector), Immediate(offset)):
-                operands = (FarPointer(selector, offset),)
+    match operands:
+        case (Immediate(selector), Immediate(offset)) if mnemonic in ("ljmp", "lcall"):
+            operands = (FarPointer(selector, offset),)
     return written.prefixes, ALIASES.get(mnemonic, mnemonic), _canonical(mnemonic, operands)
 
 
@@ -233,20 +219,9 @@ def _same_operands(asked: tuple[Operand, ...], decoded: tuple[Operand, ...], bit
     return all(_same_operand(a, d, bits, width) for a, d in zip(asked, decoded, strict=True))
 
 
-def prefixes_of(code: bytes) -> bytes:
-    """The legacy prefix bytes that `code` begins with."""
-    end = 0
-    while end < len(code) and code[end] in PREFIX_BYTES:
-        end += 1
-    return code[:end]
-
-
-def _meaning(code: bytes, bits: int) -> Meaning | None:
-    """What `code` says if it is exactly one instruction. Raises ExpressionError for text that cannot be read."""
-    found = decode_text(code, bits)
-    if found is None or found[0] != len(code):
-        return None
-    return _decoded(_MISPRINTED.get((bits, code), found[1]))
+def _meaning(text: str, code: bytes, bits: int) -> Meaning:
+    """What capstone's `text` of `code` says. Raises ExpressionError if it cannot be read."""
+    return _decoded(_MISPRINTED.get((bits, code), text))
 
 
 def mismatch(asked: Asked, code: bytes) -> str | None:
@@ -257,12 +232,12 @@ def mismatch(asked: Asked, code: bytes) -> str | None:
             return f"LOCK is not allowed here: silicon raises #UD ('.byte 0xf0' before '{asked.mnemonic}' spells it)"
         return f"would assemble to {code.hex(' ')}, which is no instruction"
     try:
-        if found[1] != _as_printed(asked) and not _same_meaning(asked, _meaning(code, asked.bits)):
+        if found[1] != _as_printed(asked) and not _same_meaning(asked, _meaning(found[1], code, asked.bits)):
             return f"would assemble to {code.hex(' ')}, which is '{found[1]}'"
         if asked.mnemonic == "nop" and asked.operands and code[len(prefixes_of(code)) :][:2] != b"\x0f\x1f":
             # 0F 18 /4 and higher are hints that capstone prints as `nop` too.
             return f"would assemble to {code.hex(' ')}, which is a hint; NOP r/m is 0f 1f"
-        return _unasked_prefix(asked, code)
+        return _unasked_prefix(asked, code, found[1])
     except ExpressionError as error:
         return f"cannot check {code.hex(' ')} ('{found[1]}'): {error}"
 
@@ -298,9 +273,7 @@ def _number_as_printed(value: int) -> str:
     return str(value) if -10 < value < 10 else hex(value)
 
 
-def _same_meaning(asked: Asked, meaning: Meaning | None) -> bool:
-    if meaning is None:
-        return False
+def _same_meaning(asked: Asked, meaning: Meaning) -> bool:
     _, mnemonic, operands = meaning
     wanted_mnemonic, wanted = _asked_canonical(asked)
     if mnemonic != wanted_mnemonic:
@@ -310,7 +283,7 @@ def _same_meaning(asked: Asked, meaning: Meaning | None) -> bool:
     )
 
 
-def _unasked_prefix(asked: Asked, code: bytes) -> str | None:
+def _unasked_prefix(asked: Asked, code: bytes, text: str) -> str | None:
     present = prefixes_of(code)
     wanted = asked.prefix_bytes() + _implied_prefixes(asked)
     for prefix in wanted:
@@ -319,7 +292,9 @@ def _unasked_prefix(asked: Asked, code: bytes) -> str | None:
     for position, prefix in enumerate(present):
         if present.count(prefix) > 1:
             return f"would assemble to {code.hex(' ')}, with the prefix {prefix:02x} twice"
-        if prefix not in wanted and (prefix in (LOCK, ADDRESS) or not _is_seen(code, position, asked.bits)):
+        if prefix not in wanted and (
+            prefix in (LOCK, ADDRESS) or not _is_seen(code, position, _meaning(text, code, asked.bits), asked.bits)
+        ):
             return f"would assemble to {code.hex(' ')}, with a prefix {prefix:02x} that was not asked for"
     return None
 
@@ -331,12 +306,12 @@ def _implied_prefixes(asked: Asked) -> bytes:
     return (bytes((DATA,)) if data else b"") + (bytes((ADDRESS,)) if address else b"")
 
 
-def _is_seen(code: bytes, position: int, bits: int) -> bool:
+def _is_seen(code: bytes, position: int, with_it: Meaning, bits: int) -> bool:
     """Whether the instruction decodes differently without this prefix byte, and not just by being repeated."""
-    with_it = _meaning(code, bits)
-    if with_it is None or (code[position] == DATA and with_it[1] in ("ljmp", "lcall")):
+    words, mnemonic, _ = with_it
+    if code[position] == DATA and mnemonic in ("ljmp", "lcall"):
         return False  # 16:16 and 16:32 read alike
-    if code[position] in (REP, REPNE) and with_it[0]:
+    if code[position] in (REP, REPNE) and words:
         return False
     without = decode_text((code[:position] + code[position + 1 :]).ljust(LONGEST, b"\0"), bits)
     return without is None or _decoded(without[1]) != with_it

@@ -227,7 +227,7 @@ RUN: dict[str, Convert] = {
     "modules": _list(_text),
     "max_exits": _positive,
     "max_insns": _positive,
-    "exit_on": _text,
+    "exit_on": _list(_text),
 }
 
 EXPECT: dict[str, Convert] = {

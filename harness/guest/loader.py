@@ -45,6 +45,13 @@ def load(
     return guest
 
 
+def load_text(text: str, name: str) -> Guest:
+    """The guest in a piece of assembly source, which errors call `name`. Raises as `load` does."""
+    guest = _of_source(Path(name), text, (asm_path(),))
+    _check_fits(guest)
+    return guest
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()

@@ -27,7 +27,7 @@ class RunOptions:
     """How a guest wants to be run (`[run]` of its head).
 
     memory: bytes of RAM, a multiple of 4 KiB. modules: files handed to the kernel. max_exits, max_insns: None is no
-    limit. exit_on: the run ends, with success, as soon as the console holds this text.
+    limit. exit_on: what else is to exit in the mode `vmx`, beside what virtualization needs; `pv` has no such choice.
     """
 
     policy: Policy = "xen"
@@ -37,7 +37,7 @@ class RunOptions:
     modules: tuple[Path, ...] = ()
     max_exits: int | None = None
     max_insns: int | None = None
-    exit_on: str | None = None
+    exit_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,20 @@ class Guest:
     expect: Mapping[str, Expectation]
     image: Image
     has_head: bool
+
+    @classmethod
+    def load(cls, path: Path | str) -> Guest:
+        """The guest in a file: assembly, ELF or flat binary. Raises GuestError, or AssemblyError for its source."""
+        from harness.guest.loader import load
+
+        return load(Path(path))
+
+    @classmethod
+    def from_text(cls, text: str, name: str = "text") -> Guest:
+        """The guest in a piece of assembly source, head and all. Raises as `load` does."""
+        from harness.guest.loader import load_text
+
+        return load_text(text, name)
 
 
 def _part(what: str, part: str | None, reason: str) -> list[str]:

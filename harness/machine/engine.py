@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ CODE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32,
 class Block(ctypes.Structure):
     """A translated block as Unicorn describes it: linear address, instructions, bytes."""
 
-    _fields_ = [("pc", ctypes.c_uint64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16)]  # noqa: RUF012 - ctypes' own protocol
+    _fields_ = [("pc", ctypes.c_uint64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16)]
 
 
 EDGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(Block), ctypes.POINTER(Block), ctypes.c_void_p)
@@ -66,7 +67,7 @@ class EngineError(Exception):
 class _Msr(ctypes.Structure):
     """A model-specific register as Unicorn's register calls take it."""
 
-    _fields_ = [("number", ctypes.c_uint32), ("value", ctypes.c_uint64)]  # noqa: RUF012 - ctypes' own protocol
+    _fields_ = [("number", ctypes.c_uint32), ("value", ctypes.c_uint64)]
 
 
 class Engine:
@@ -75,6 +76,7 @@ class Engine:
     def __init__(self) -> None:
         self.handle = ctypes.c_void_p()
         _check("uc_open", uclib.uc_open(UC_ARCH_X86, UC_MODE_64, ctypes.byref(self.handle)))
+        self._release = weakref.finalize(self, _free, self.handle)
         self._callbacks: list[Any] = []
         self._value = ctypes.c_uint64()
         self._reference = ctypes.byref(self._value)
@@ -179,16 +181,19 @@ class Engine:
         uclib.uc_ctl(self.handle, self._flush_tb)
 
     def close(self) -> None:
-        """Free the engine. Nothing may be asked of it afterwards."""
-        if self.handle:
-            uclib.uc_close(self.handle)
-            self.handle = ctypes.c_void_p()
-            self._callbacks.clear()
+        """Free the engine now: with its callbacks it is a reference cycle that would wait for the garbage collector."""
+        self._release()
+        self._callbacks.clear()
 
 
 def error_text(error: int) -> str:
     """Unicorn's words for an error number."""
     return str(uclib.uc_strerror(error).decode())
+
+
+def _free(handle: ctypes.c_void_p) -> None:
+    uclib.uc_close(handle)
+    handle.value = None
 
 
 def _check(call: str, error: int) -> None:

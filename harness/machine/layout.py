@@ -18,13 +18,16 @@ REGS, EIP, EFLAGS, CC_DST, CC_SRC, CC_OP, DF, HFLAGS, HFLAGS2 = 0, 128, 136, 144
 SEGS, LDT, TR, GDT, IDT = 184, 328, 352, 376, 400
 """A segment is 24 bytes: selector (32 bits), pad, base (64), limit (32), flags (32)."""
 SEG_SIZE, SEG_BASE, SEG_LIMIT, SEG_FLAGS = 24, 8, 16, 20
-CR, A20, EFER = 424, 496, 592
+CR, A20, EFER, FPSTT = 424, 496, 592, 600
 ERROR_CODE, EXCEPTION_IS_INT, EXCEPTION_NEXT_EIP, DR, OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 POINTERS = (5464, 5496)
 """Host pointers of the debug machinery: never copied."""
 VM_VMCB, TSC_OFFSET, INTERCEPT, INTERCEPT_CR, INTERCEPT_DR, INTERCEPT_EXCEPTIONS = 5504, 5512, 5520, 5528, 5532, 5536
 NESTED_CR3, NESTED_PG_MODE = 5544, 5552
 STATE_SIZE = 5568
+
+OF_THE_MACHINE = ((HFLAGS2, HFLAGS2 + 4), POINTERS, (VM_VMCB, STATE_SIZE))
+"""What no guest changes, and no image of a machine carries: host pointers, and how guest mode was entered."""
 
 CPU_POINTER = 0x1B8
 """Offset of the pointer to the CPU object in Unicorn's handle."""
@@ -56,8 +59,9 @@ class LayoutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Host addresses of the CPU object and of its state."""
+    """Host addresses of Unicorn's handle, of the CPU object and of its state."""
 
+    handle: int
     cpu: int
     state: int
 
@@ -81,7 +85,7 @@ def locate(handle: int) -> Located:
         os.close(memory)
     if found != signature:
         raise LayoutError(f"planted registers are not at CPU + {STATE_IN_CPU:#x}")
-    return Located(cpu, cpu + STATE_IN_CPU)
+    return Located(handle, cpu, cpu + STATE_IN_CPU)
 
 
 def view(address: int, size: int) -> memoryview:

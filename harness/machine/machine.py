@@ -15,6 +15,7 @@ from harness.abi import svm
 from harness.abi.x86 import (
     CR0_PE,
     CR4_PCE,
+    EFER_SVME,
     IOPL,
     IOPL_SHIFT,
     MAX_INSTRUCTION_LENGTH,
@@ -33,12 +34,13 @@ from harness.domain.memory import LinearMemory, PageFaultError
 from harness.domain.registers import SegmentCache
 from harness.machine import layout
 from harness.machine.engine import Engine, EngineError, error_text
+from harness.machine.image import ImageError, MachineImage, present_unicorn
 from harness.machine.nested import NestedTables, table_pages
 from harness.machine.ram import Ram
-from harness.machine.scan import BlockScan
+from harness.machine.scan import ALWAYS, BlockScan
 from harness.machine.state import CpuState
 
-__all__ = ["EngineError", "Handler", "Machine", "RunEnd"]
+__all__ = ["EngineError", "Handler", "ImageError", "Machine", "MachineImage", "RunEnd"]
 
 Handler = Callable[[Exit], bool]
 """Handles one exit. True lets the CPU execute the instruction itself (a SCANNED one only)."""
@@ -81,7 +83,7 @@ class Machine:
         located = self._engine.locate()
         self._state = layout.view(located.state, layout.STATE_SIZE)
         self._pending = layout.view(located.cpu + layout.INTERRUPT_REQUEST, 4).cast("I")
-        counters = layout.view(self._engine.handle.value + layout.EMU_COUNTER, 16).cast("Q")
+        counters = layout.view(located.handle + layout.EMU_COUNTER, 16).cast("Q")
         self._counters = counters
         self.regs = CpuState(self._state, self._engine.eflags)
         self.ram = Ram(memory, self._engine.flush_code)
@@ -100,6 +102,8 @@ class Machine:
         self._engine.on_block(self._on_block)
         self._handler: Handler = _nobody
         self._trouble: BaseException | None = None
+        self._seen: int | None = None
+        self._closed = False
         self._enter_guest_mode(private)
         self._intercept()
 
@@ -130,7 +134,13 @@ class Machine:
                         SegmentCache(16, 0, 0xFFFFFFFF, _FLAT_DATA), 0, 2)
         self.regs.gpr[Gpr.EAX] = _VMCB
         seen: list[int] = []
-        self._handler = lambda exit_: bool(seen.append(exit_.reason) or self.stop())
+
+        def first_exit(exit_: Exit) -> bool:
+            seen.append(exit_.reason)
+            self.stop()
+            return False
+
+        self._handler = first_exit
         error = self._engine.start(_STUB)
         if error or seen != [Reason.HLT]:
             raise EngineError(f"VMRUN did not reach its guest (error {error}, exits {seen})")
@@ -165,22 +175,28 @@ class Machine:
 
     # -- Running
 
-    def run(self, handler: Handler, count: int = 0) -> RunEnd:
+    def run(self, handler: Handler, count: int = 0, *, seen: bool = False) -> RunEnd:
         """Run the guest from where it stands until `stop`, or until `count` instructions have started.
 
         `handler` is called for each exit, inside the engine. An exception in it stops the run and is raised here.
+        `seen`: the first instruction was an exit already, and was left to the CPU.
         """
         self._handler, self._trouble = handler, None
+        self._seen = self._linear_eip() if seen else None
         if count and not self._counters[1]:
             self.ram.forget_code()
         self._look_ahead()
         error = self._engine.start(self.regs.eip, count)
-        if self._trouble is not None:
-            trouble, self._trouble = self._trouble, None
-            raise trouble
+        self._raise_trouble()
         if error:
             raise EngineError(f"the engine stopped: {error_text(error)}")
-        return RunEnd.SLICE if count and self._counters[0] > count else RunEnd.STOPPED
+        counter, limit = self._counters
+        return RunEnd.SLICE if limit and counter > limit else RunEnd.STOPPED
+
+    def _raise_trouble(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble
 
     @property
     def executed(self) -> int:
@@ -188,13 +204,17 @@ class Machine:
         counter, limit = self._counters
         return min(counter, limit) if limit else 0
 
+    def count_on(self, count: int) -> None:
+        """Let the present counted run end after so many more instructions. For an exit's handler."""
+        self._counters[1] = self._counters[0] + count
+
     def stop(self) -> None:
         """Make `run` return after the present exit. May be called from another thread."""
         self._engine.stop()
 
     def _look_ahead(self) -> None:
         """Scan the first block by hand: it has no callback if nothing ran before it in this run (observed on 2.1.4)."""
-        eip = self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+        eip = self._linear_eip()
         try:
             code = self.linear.fetch(eip, PAGE_SIZE)
         except PageFaultError:
@@ -219,6 +239,7 @@ class Machine:
             if _EXCEPTION_FIRST <= code <= _EXCEPTION_LAST:
                 exit_.reason = Reason.EXCEPTION
                 exit_.vector = code - _EXCEPTION_FIRST
+                exit_.length = 0
                 exit_.error_code = self.regs.words[layout.ERROR_CODE >> 2]
                 if code == svm.EXIT_EXCEPTION + Vector.PF:
                     exit_.address = self._exit_info_2[0] & 0xFFFFFFFF
@@ -229,17 +250,19 @@ class Machine:
             else:
                 self._intercepted(exit_, code)
             self._handler(exit_)
-        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+        except BaseException as trouble:  # ctypes would print and lose it; run() raises it
             self._keep(trouble)
 
     def _keep(self, trouble: BaseException) -> None:
         self._trouble = trouble
         self._engine.stop()
 
+    def _linear_eip(self) -> int:
+        return self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+
     def _bytes_at_eip(self, size: int) -> bytes:
-        base = self.regs.segment(Seg.CS).base
         try:
-            return self.linear.fetch(self.regs.eip + base & 0xFFFFFFFF, size)
+            return self.linear.fetch(self._linear_eip(), size)
         except PageFaultError:
             return b""
 
@@ -257,7 +280,7 @@ class Machine:
         exit_.vector = {0xCC: Vector.BP, 0xCE: Vector.OF}.get(instruction.opcode, instruction.immediate or 0)
 
     def _decode_here(self) -> Instruction | None:
-        eip = self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+        eip = self._linear_eip()
         try:
             return self.decoder.decode(eip, self._bytes_at_eip(MAX_INSTRUCTION_LENGTH))
         except TruncatedError:
@@ -291,8 +314,10 @@ class Machine:
         try:
             try:
                 code = self.linear.read(address, size)
-                for part in range(address, address + size, PAGE_SIZE - 1):
-                    self.ram.mark_code(self.linear.translate(part), min(size, PAGE_SIZE - (part & 0xFFF)))
+                here = min(size, PAGE_SIZE - (address & 0xFFF))
+                self.ram.mark_code(self.linear.translate(address), here)
+                if here < size:
+                    self.ram.mark_code(self.linear.translate(address + here & 0xFFFFFFFF), size - here)
             except PageFaultError:
                 # The CPU still has a translation that the page tables no longer give. It may drop one at any time.
                 self._engine.flush_tlb()
@@ -300,7 +325,7 @@ class Machine:
                 return
             if self._scan.look(address, code):
                 self._translate_again(address)
-        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+        except BaseException as trouble:  # ctypes would print and lose it; run() raises it
             self._keep(trouble)
 
     def _translate_again(self, address: int) -> None:
@@ -309,6 +334,9 @@ class Machine:
 
     def _on_code(self, address: int) -> None:
         """Before a hooked instruction. The bytes decide: the address may hold something else by now."""
+        seen, self._seen = self._seen, None
+        if seen == address:
+            return
         try:
             instruction = self._decode_here()
             exit_ = self.exit
@@ -323,7 +351,7 @@ class Machine:
                 self._scanned(exit_, kind or "", instruction)
             if not self._handler(exit_):
                 self._engine.force_eip(self.regs.eip)
-        except BaseException as trouble:  # noqa: BLE001 - ctypes would print and lose it; run() raises it
+        except BaseException as trouble:  # ctypes would print and lose it; run() raises it
             self._keep(trouble)
 
     def _scanned(self, exit_: Exit, kind: str, instruction: Instruction) -> None:
@@ -369,9 +397,43 @@ class Machine:
         self.linear.flush()
         self._engine.flush_tlb()
 
+    # -- Saving and going back
+
+    def save(self) -> MachineImage:
+        """All that the guest can tell of this machine, copied. Possible in an exit's handler as well as between runs.
+
+        The TLB is not part of it, and is flushed here: going on and coming back are the same.
+        """
+        self.flush_tlb()
+        state = bytearray(self._state)
+        for begin, end in layout.OF_THE_MACHINE:
+            state[begin:end] = bytes(end - begin)
+        return MachineImage(present_unicorn(), self.ram.size, bytes(state), self._pending[0], self.linear.root,
+                            self.nested.flags(), tuple(sorted(self._scan.kinds - ALWAYS)), self.ram.contents())
+
+    def load(self, image: MachineImage) -> None:
+        """Become what was saved, here or in another process. Only between runs. Raises ImageError."""
+        image.check(self.ram.size)
+        self._scan.watch(image.kinds)
+        begin = 0
+        for own, end in (*layout.OF_THE_MACHINE, (layout.STATE_SIZE, layout.STATE_SIZE)):
+            self._state[begin:own] = image.state[begin:own]
+            begin = end
+        words = self.regs.words
+        words[layout.EFER >> 2] &= ~EFER_SVME
+        words[layout.HFLAGS >> 2] = words[layout.HFLAGS >> 2] & ~layout.HF_SVME | layout.HF_GUEST
+        self._pending[0] = image.pending
+        self.nested.set_flags(image.frames)
+        self.ram.replace(image.ram)
+        self.linear.load_root(image.root)
+        self._engine.flush_tlb()
+
     def close(self) -> None:
-        """Give the engine back. The machine cannot be used afterwards."""
-        self._engine.close()
+        """Give the engine back. Registers and RAM can still be read; the machine cannot run."""
+        if not self._closed:
+            self._closed = True
+            self.regs.detach()
+            self._engine.close()
 
 
 def _exception(exit_: Exit, vector: int, error_code: int = 0) -> None:

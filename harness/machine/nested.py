@@ -13,6 +13,8 @@ import struct
 
 _PRESENT, _WRITE, _USER = 1, 2, 4
 _FULL = _PRESENT | _WRITE | _USER
+READ_ONLY, WRITABLE = _PRESENT | _USER, _FULL
+_ONLY_PERMISSIONS = bytes(n & _FULL for n in range(256))
 _ENTRY = struct.Struct("<Q")
 _PAGE = 4096
 _FRAMES_PER_TABLE = 512
@@ -44,7 +46,7 @@ class NestedTables:
 
     def grant(self, frame: int, count: int = 1, *, writable: bool = True) -> None:
         """Let the guest reach `count` frames from `frame` on."""
-        flags = _FULL if writable else _PRESENT | _USER
+        flags = WRITABLE if writable else READ_ONLY
         entries = struct.pack(f"<{count}Q", *(n << 12 | flags for n in range(frame, frame + count)))
         at = self._leaves + 8 * frame
         self._memory[at : at + len(entries)] = entries
@@ -53,6 +55,16 @@ class NestedTables:
         """Take frames away. The CPU's TLB must be flushed before the guest runs on."""
         at = self._leaves + 8 * frame
         self._memory[at : at + 8 * count] = bytes(8 * count)
+
+    def flags(self) -> bytes:
+        """What each frame is to the guest, one byte a frame: not there, `READ_ONLY` or `WRITABLE`."""
+        return bytes(self._memory[self._leaves : self._leaves + 8 * self._frames : 8]).translate(_ONLY_PERMISSIONS)
+
+    def set_flags(self, flags: bytes) -> None:
+        """Make every frame what `flags` returned once. The CPU's TLB must be flushed before the guest runs on."""
+        if flags != self.flags():
+            entries = struct.pack(f"<{self._frames}Q", *(n << 12 | flag if flag else 0 for n, flag in enumerate(flags)))
+            self._memory[self._leaves : self._leaves + len(entries)] = entries
 
     def granted(self, frame: int) -> bool:
         """Whether the guest can reach a frame."""

@@ -13,6 +13,8 @@ from typing import cast
 from harness.domain.memory import Memory
 
 _LINE_SHIFT = 6
+CHUNK = 1 << 16
+_ZEROS = bytes(CHUNK)
 
 
 class Ram(Memory):
@@ -32,9 +34,25 @@ class Ram(Memory):
             self.forget_code()
 
     def mark_code(self, maddr: int, size: int) -> None:
-        """Bytes that the CPU has translated."""
-        first, last = maddr >> _LINE_SHIFT, maddr + size - 1 >> _LINE_SHIFT
+        """Bytes that the CPU has translated. Beyond this RAM is only the machine's own stub."""
+        first, last = maddr >> _LINE_SHIFT, min(maddr + size, self.size) - 1 >> _LINE_SHIFT
+        if last < first:
+            return
         self._code[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def contents(self) -> dict[int, bytes]:
+        """All that is not zero, in pieces of `CHUNK` bytes (the last may be shorter) by machine address."""
+        pieces = ((at, self.mapping[at : at + CHUNK]) for at in range(0, self.size, CHUNK))
+        return {at: piece for at, piece in pieces if piece != _ZEROS[: len(piece)]}
+
+    def replace(self, contents: dict[int, bytes]) -> None:
+        """Make RAM what `contents` returned once. Pieces that are so already are not written."""
+        for at in range(0, self.size, CHUNK):
+            present = self.mapping[at : at + CHUNK]
+            wanted = contents.get(at, _ZEROS[: len(present)])
+            if present != wanted:
+                self.mapping[at : at + CHUNK] = wanted
+        self.forget_code()
 
     def forget_code(self) -> None:
         """Drop all translated code."""

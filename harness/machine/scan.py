@@ -55,7 +55,8 @@ class BlockScan:
         self._hooked.clear()
 
     def _wanted(self, address: int, code: bytes) -> list[int]:
-        found, at = [], 0
+        found: list[int] = []
+        at = 0
         while at < len(code):
             instruction = self._decode(address + at, code[at : at + 15])
             if instruction is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, MutableSequence
+from typing import cast
 
 from harness.abi.x86 import ARITHMETIC_FLAGS, CR0_PE, VM
 from harness.abi.x86 import DF as DF_FLAG
@@ -62,10 +63,18 @@ class CpuState:
     """
 
     def __init__(self, state: memoryview, compute_eflags: Callable[[], int]) -> None:
+        self._compute_eflags = compute_eflags
+        self._look_at(state)
+
+    def _look_at(self, state: memoryview) -> None:
         self.bytes = state
         self.words = state.cast("I")
-        self.gpr: MutableSequence[int] = state[:64].cast("Q")
-        self._compute_eflags = compute_eflags
+        self.gpr: MutableSequence[int] = cast("MutableSequence[int]", state[:64].cast("Q"))
+
+    def detach(self) -> None:
+        """Keep the present values and let go of the engine, which is about to be freed."""
+        self.eflags = self.eflags
+        self._look_at(memoryview(bytearray(self.bytes)))
 
     @property
     def eip(self) -> int:

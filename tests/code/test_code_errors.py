@@ -21,6 +21,11 @@ def error(text: str) -> AssemblyError:
     ("text", "line", "reason"),
     [
         ("nop\nfoo eax", 2, "unknown instruction 'foo'"),
+        ("5", 1, "unexpected token at start of statement for '5'"),
+        ("lar xmm0, cx", 1, "invalid operand for 'lar'"),
+        ("lar eax, 5", 1, "invalid operand for 'lar'"),
+        ("mov ds, al", 1, "would assemble to 8e d8"),
+        ("mov eax, zmmword ptr [eax]", 1, "cannot read the memory operand 'zmmword ptr [eax]'"),
         ("nop\nmov eax, nowhere", 2, "undefined symbol 'nowhere'"),
         ("jmp nowhere", 1, "undefined symbol 'nowhere'"),
         (".long nowhere", 1, "undefined symbol 'nowhere'"),
@@ -119,10 +124,20 @@ def test_a_layout_that_cannot_settle() -> None:
     assert "does not settle" in error("a: .skip 4 - (b - a)\nb:").reason
 
 
-def test_too_much() -> None:
+def test_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.code.macros.MOST_STATEMENTS", 100)
+    monkeypatch.setattr("harness.code.layout.LARGEST", 1000)
     assert "nest deeper" in error(".macro m\nm\n.endm\nm").reason
-    assert "statements" in error(".rept 1024\n.rept 1025\nnop\n.endr\n.endr").reason
-    assert "bytes" in error(".skip 1 << 26\n.skip 1").reason
+    assert "more than 100 statements" in error(".rept 20\n.rept 6\nnop\n.endr\n.endr").reason
+    assert "more than 1000 bytes" in error(".skip 1000\n.skip 1").reason
+    assert len(assemble(".skip 1000").code) == 1000
+
+
+def test_a_batch_that_does_not_come_apart_is_encoded_one_by_one() -> None:
+    assert encoder._batch(["nop", "hlt"], 32) == [b"\x90", b"\xf4"]
+    assert encoder._batch(["nop", ".skip 20"], 32) == [None, None]
+    assert encoder._batch(["nop", ".byte 0x0f, 0x24, 0xc0"], 32) == [b"\x90", None]
+    assert encoder._batch(["nop", "nonsense"], 32) == [None, None]
 
 
 def test_an_error_within_a_macro_names_definition_and_invocation() -> None:

@@ -49,6 +49,9 @@ def code(text: str, base: int = 0x1000, bits: int = 32) -> str:
         ("nop\n.org 0x1003, 0xff\nnop", "90ffff90"),
         (".global x\n.text\n.intel_syntax noprefix", ""),
         ("MOV EAX, DWORD PTR [EBX]\nRet", "8b03c3"),
+        ("\tmov\teax,\tebx\t; tabs\n\trep\tmovsd", "89d8f3a5"),
+        ("o32 lgdt [eax]\na32 movsb", "0f0110a4"),
+        ("cs popf", "2e9d"),
         ("a: b: nop\n.long a, b", "90" + "00100000" * 2),
     ],
 )

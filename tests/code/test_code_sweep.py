@@ -172,6 +172,7 @@ def test_what_keystone_refuses_can_be_spelled(text: str, code: str) -> None:
         ("push 5", "666a05"),
         ("mov eax, cr0", "0f22c0"),
         ("imul eax, ebx, 5", "6bc305ff"),
+        ("imul ebx", "0fafc3"),
         ("ltr ax", "660f00d8"),
         ("mov ds, ax", "8edb"),
     ],

@@ -41,7 +41,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         'modules = ["initrd"]',
         "max_exits = 10",
         "max_insns = 20",
-        'exit_on = "login:"',
+        'exit_on = ["cpuid", "hlt"]',
         "[expect]",
         'verdict = "failure"',
         r'console = "one\ntwo\n"',
@@ -55,7 +55,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     )
     assert found.title == "All of it"
     assert found.modes == ("bare", "vmx")
-    assert found.run == RunOptions("full", True, 512 << 10, "a=b", (tmp_path / "initrd",), 10, 20, "login:")
+    assert found.run == RunOptions("full", True, 512 << 10, "a=b", (tmp_path / "initrd",), 10, 20, ("cpuid", "hlt"))
     assert found.expect["bare"] == Expectation(
         Verdict.FAILURE,
         "one\ntwo\n",
