@@ -1,7 +1,8 @@
 """What an instruction does in each ring, under Xen 3.0, under `--policy full` and under VT-x.
 
-Native outcomes are rows of `abi/instructions.py`. What the hypervisor does is not written down here: it is looked up in
-the tables that it runs on (`pv/emulate.py`, `pv/silent.py`), or asked of `pv/traps.py` with a CPU that executes nothing.
+Native outcomes are rows of `abi/instructions.py`. What the hypervisor does is not written down here: it is looked up
+in the tables that it runs on (`pv/emulate.py`, `pv/silent.py`), or asked of `pv/traps.py` with a CPU that executes
+nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from harness.abi import xen
 from harness.abi.instructions import CONTROLS, EXIT_REASONS, ROWS, Class, Native, Row, find, svm_intercept
+from harness.abi.svm import EXIT_EXCEPTION
 from harness.abi.x86 import EFLAGS_FIXED, PTE_P, PTE_PS, PTE_RW, Gpr, Vector
 from harness.code.assembler import AssemblyError, assemble
 from harness.code.decoder import Decoder, Instruction, TruncatedError, mnemonics
@@ -32,7 +34,6 @@ _HEX = re.compile(r"(?:0x)?((?:[0-9a-f]{2}\s*)+)\Z")
 _MOST_BLOCKS = 3
 _CODE, _DIRECTORY, _STACK, _MEMORY = 0x1000, 0x2000, 0x8000, 0x10000
 _TRACES = {Reason.CPUID: 0x0FA2, Reason.RDTSC: 0x0F31}
-_HIDDEN_FAULTS = {Vector.NM}
 _MOV_DR = 29
 """Exits before privilege is checked (SDM 3 section 25.1.3)."""
 
@@ -202,7 +203,7 @@ def _svm(row: Row) -> str:
     if not row.svm:
         return "no intercept"
     first, last = row.svm[0], row.svm[-1]
-    if len(row.svm) > 2:
+    if len(row.svm) == last - first + 1 > 1:
         return f"exits {first:#04x} to {last:#04x} ({svm_intercept(first)} and up)"
     return " or ".join(f"exit {code:#04x} ({svm_intercept(code)})" for code in row.svm)
 
@@ -254,10 +255,9 @@ def _left_alone(subject: _Subject, it: Instruction, ring: int, policy: str) -> s
     if row is not None and kind is not None and policy == POLICY_FULL and row.full:
         if silent.sensitive(_vcpu(it.raw, ring, policy), kind, it) is not NATIVE:
             return f"corrected by {_named(row.full)}"
-        return f"left to the CPU; {_named(row.full)} is for ring 1 and what leaks there"
-    faults = [Vector(code - 0x40) for code in subject.row.svm if code - 0x40 in _HIDDEN_FAULTS] if subject.row else []
-    if faults:
-        return f"left to the CPU; #{faults[0].name}: " + _asked(subject, ring, policy, Exit(Reason.EXCEPTION, faults[0]))
+        return f"left to the CPU; {row.full.__name__} is for ring 1 and what leaks there"
+    if subject.row and EXIT_EXCEPTION + Vector.NM in subject.row.svm:
+        return "left to the CPU; #NM is " + _asked(subject, ring, policy, Exit(Reason.EXCEPTION, Vector.NM))
     return "left to the CPU, and silent" if row else "left to the CPU"
 
 
@@ -306,7 +306,6 @@ def _vcpu(raw: bytes, ring: int, policy: str) -> Vcpu:
 
 
 def _named(handler: Callable[..., object]) -> str:
-    """A handler's name, and what its docstring says beyond the instruction's own."""
+    """A handler's name, and what its docstring says beyond the instruction's name."""
     said = (handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-    _, _, more = said.partition(": ")
-    return f"{handler.__name__} ({more or said})" if (more or " " in said) else handler.__name__
+    return f"{handler.__name__} ({said})" if " " in said else handler.__name__

@@ -204,7 +204,7 @@ class Domain:
     def _on_exit(self, exit_: Exit) -> bool:
         vcpu, clock, seen = self.vcpu, self.clock, self.vcpu.seen
         regs = vcpu.regs
-        if self._step_flag is not None and self._stepped(exit_):
+        if self._step_flag is not None and self._stepped(exit_, self._step_flag):
             return False
         self.exits = n = self.exits + 1
         clock.now += EXIT_PRICE_NS

@@ -82,9 +82,10 @@ class VmxExit:
 class Row:
     """One instruction.
 
-    `aliases`: other mnemonics that lead here. `encodings` are in the SDM's notation. `sample`: bytes of one form, empty where none stands alone. `vmx`: None where
-    it never exits. `svm`: exit codes. `virtual`: the result that a guest kernel should see. `ported`: what a ported
-    kernel does instead. `condition`: what changes the native outcome. `feature`: without it the outcome is `without`.
+    `aliases`: other mnemonics that lead here. `encodings` are in the SDM's notation. `sample`: bytes of one form, empty
+    where none stands alone. `vmx`: None where it never exits. `svm`: exit codes. `virtual`: the result that a guest
+    kernel should see. `ported`: what a ported kernel does instead. `condition`: what changes the native outcome.
+    `feature`: without it the outcome is `without`.
     """
 
     id: str

@@ -160,6 +160,9 @@ DIRECTIVES: dict[str, Directive] = {
     ".org": _org,
 }
 
+# Their bytes depend on where they stand, not only on values.
+POSITIONAL = frozenset((".align", ".balign", ".p2align", ".org"))
+
 # One image, all symbols visible, Intel syntax: these say what holds anyway.
 IGNORED = frozenset((".global", ".globl", ".text", ".intel_syntax"))
 MODES = {".code16": 16, ".code32": 32, ".code64": 64}

@@ -7,11 +7,12 @@ starts short and only ever grows. Errors of a walk count only when it is the las
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from harness.code.branches import Branch, BranchError, as_branch, encode_branch
-from harness.code.directives import DIRECTIVES, IGNORED, LARGEST, MODES, Directive
+from harness.code.directives import DIRECTIVES, IGNORED, LARGEST, MODES, POSITIONAL, Directive
 from harness.code.encoder import EncodingError, encode_all, encoded, forget_many
 from harness.code.expression import (
     HERE,
@@ -30,11 +31,13 @@ REASONS = (ExpressionError, EncodingError, BranchError)
 
 
 class Walk:
-    """One pass over all items. `guessed` is set when a value was used that may yet change."""
+    """One pass over all items. `lookups` counts the uses of values that depend on addresses or on the place in the
+    source; `guessed` is set when one of them may yet change."""
 
-    def __init__(self, base: int, earlier: dict[str, int], labels: frozenset[str]) -> None:
+    def __init__(self, base: int, constants: dict[str, int], earlier: dict[str, int], labels: frozenset[str]) -> None:
         self.address = base
         self.values: dict[str, int] = {}
+        self.constants = constants
         self.earlier = earlier
         self.labels = labels
         self.drift = 0
@@ -42,6 +45,8 @@ class Walk:
         self.guessed = False
 
     def lookup(self, name: str) -> int:
+        if name in self.constants:
+            return self.constants[name]
         self.lookups += 1
         if name == HERE:
             return self.address
@@ -98,12 +103,19 @@ class Data:
     name: str
     directive: Directive
     parts: list[str]
+    constant: bytes | None = None
 
     def place(self, walk: Walk) -> bytes:
+        if self.constant is not None:
+            return self.constant
+        before = walk.lookups
         try:
-            return self.directive(self.parts, walk)
+            data = self.directive(self.parts, walk)
         except ExpressionError as error:
             raise ExpressionError(f"{self.name}: {error}") from None
+        if walk.lookups == before and self.name not in POSITIONAL:
+            self.constant = data
+        return data
 
 
 @dataclass(slots=True)
@@ -157,10 +169,20 @@ class Placed:
     bits: int | None
 
 
-def compile_statements(statements: Sequence[Statement], bits: int) -> list[tuple[Statement, Item]]:
-    """Each statement as an item; mode switches and ignored directives leave none. Raises AssemblyError."""
+def constants_of(statements: Sequence[Statement]) -> dict[str, int]:
+    """The symbols that are set once, to a value without addresses: they are the same everywhere."""
+    times = Counter(statement.name for statement in statements if statement.kind == "set")
+    return {s.name: s.value for s in statements if s.kind == "set" and s.value is not None and times[s.name] == 1}
+
+
+def compile_statements(
+    statements: Sequence[Statement], constants: Container[str], bits: int
+) -> list[tuple[Statement, Item]]:
+    """Each statement as an item; what only names a constant or a mode leaves none. Raises AssemblyError."""
     items: list[tuple[Statement, Item]] = []
     for statement in statements:
+        if statement.kind == "set" and statement.name in constants:
+            continue
         if statement.kind == "directive" and statement.name in MODES:
             bits = MODES[statement.name]
             continue
@@ -229,19 +251,20 @@ def _learn(instructions: Sequence[Instruction]) -> None:
 
 def lay_out(statements: Sequence[Statement], base: int, bits: int) -> tuple[list[Placed], dict[str, int]]:
     """Bytes with their addresses, and the values of all symbols. Raises AssemblyError."""
-    items = compile_statements(statements, bits)
+    constants = constants_of(statements)
+    items = compile_statements(statements, constants, bits)
     labels = frozenset(item.name for _, item in items if isinstance(item, Label))
     instructions = [item for _, item in items if isinstance(item, Instruction)]
     values: dict[str, int] = {}
     error = None
     forget_many()
     for _ in range(MOST_WALKS):
-        walk = Walk(base, values, labels)
+        walk = Walk(base, constants, values, labels)
         placed, error = _walk(items, walk)
         if walk.values == values and not walk.guessed:
             if error is not None:
                 raise error
-            return placed, values
+            return placed, constants | values
         values = walk.values
         _learn(instructions)
     raise error or statements[0].error("the layout does not settle: a size depends on itself")

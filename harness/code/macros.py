@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.code.expression import HERE, ExpressionError, UndefinedSymbolError, evaluate, parse_expression
@@ -21,7 +21,7 @@ LOCAL_MARK = "@"
 
 _LABEL = re.compile(r"\s*([A-Za-z_.$?][\w.$?]*|\d+)\s*:(?!:)")
 _SET = re.compile(r"\s*([A-Za-z_.$?][\w.$?]*)\s*(?:=(?!=)|\s(?i:equ)\s)(.*)", re.DOTALL)
-_WORD = re.compile(r"\s*([^\s,]+)\s*(.*)", re.DOTALL)
+_SET_HINT = re.compile(r"=|\s(?i:equ)\s")
 _LOCAL = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|(?<![\w.$@])(\d+)([bf])(?![\w.$@])""")
 _LOCAL_HINT = re.compile(r"\d[bf](?!\w)")
 _PARAMETER = re.compile(r"\\(@|\(\)|[A-Za-z_]\w*)")
@@ -31,6 +31,9 @@ _NAME = re.compile(r"[A-Za-z_.$?][\w.$?]*")
 # Opening words and the word that closes each.
 BLOCKS = {".macro": ".endm", ".rept": ".endr", ".irp": ".endr", ".irpc": ".endr"}
 CONDITIONS = (".if", ".ifdef", ".ifndef", ".ifb", ".ifnb")
+
+
+BRANCHES_OF_CONDITIONS = (".elseif", ".else", ".endif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,18 @@ class Expander:
             text = without_comment(line.text)
             if not text or text.isspace():
                 continue
-            labels, text = _split_labels(text)
+            labels, text = _split_labels(text) if ":" in text else ([], text)
             if not conditions or conditions[-1].active:
                 for name in labels:
                     self._label(name, line, frame)
-            word = text.split(None, 1)[0].lower() if text and not text.isspace() else ""
-            if word in CONDITIONS or word in (".elseif", ".else", ".endif"):
-                self._condition(word, _WORD.sub(r"\2", text, count=1).strip(), conditions, line, frame)
-            elif conditions and not conditions[-1].active:
+            word, rest = _first_word(text)
+            if word in CONDITIONS or word in BRANCHES_OF_CONDITIONS:
+                self._condition(word, rest, conditions, line, frame)
+            elif (conditions and not conditions[-1].active) or not word:
                 continue
             elif word in BLOCKS:
                 body, position = _block(lines, position, word, line, frame)
-                self._open_block(word, text, body, line, frame)
+                self._open_block(word, rest, body, line, frame)
             else:
                 self._line(text, line, frame)
         if conditions:
@@ -132,24 +135,21 @@ class Expander:
     # -- one line
 
     def _line(self, text: str, line: SourceLine, frame: Frame | None) -> None:
-        if match := _SET.fullmatch(text):
+        if _SET_HINT.search(text) and (match := _SET.fullmatch(text)):
             self._set(match[1], match[2], line, frame)
             return
-        match = _WORD.fullmatch(text)
-        if match is None:
-            return
-        word, rest = match[1], match[2].strip()
-        if word in self.macros:
-            self._call(self.macros[word], rest, line, frame)
-        elif word.startswith("."):
-            self._directive(word.lower(), rest, line, frame)
+        name, *rest = text.split(None, 1)
+        if name in self.macros:
+            self._call(self.macros[name], rest[0] if rest else "", line, frame)
+        elif name.startswith("."):
+            self._directive(name.lower(), rest[0].rstrip() if rest else "", line, frame)
         else:
-            self._add("instruction", word, self._localized(text.strip()), line, frame)
+            self._add(Statement("instruction", name, self._localized(text.strip()), line, frame))
 
-    def _add(self, kind: str, name: str, rest: str, line: SourceLine, frame: Frame | None) -> None:
+    def _add(self, statement: Statement) -> None:
         if len(self.statements) >= MOST_STATEMENTS:
-            raise AssemblyError(line, f"more than {MOST_STATEMENTS} statements", frame)
-        self.statements.append(Statement(kind, name, rest, line, frame))
+            raise statement.error(f"more than {MOST_STATEMENTS} statements")
+        self.statements.append(statement)
 
     def _label(self, name: str, line: SourceLine, frame: Frame | None) -> None:
         if name.lower() in SEGMENTS:
@@ -161,20 +161,21 @@ class Expander:
         if earlier is not None:
             raise AssemblyError(line, f"'{name}' is already defined at {earlier}", frame)
         self.labels[name] = line
-        self._add("label", name, "", line, frame)
+        self._add(Statement("label", name, "", line, frame))
 
     def _set(self, name: str, text: str, line: SourceLine, frame: Frame | None) -> None:
         if name in self.labels:
             raise AssemblyError(line, f"'{name}' is already defined at {self.labels[name]}", frame)
         text = self._localized(text)
+        value = None
         try:
-            self.constants[name] = evaluate(parse_expression(text), self._constant)
+            self.constants[name] = value = evaluate(parse_expression(text), self._constant)
         except UndefinedSymbolError:
             self.constants.pop(name, None)  # depends on an address: the layout will know
         except ExpressionError as error:
             raise AssemblyError(line, str(error), frame) from None
         self.sets[name] = line
-        self._add("set", name, text, line, frame)
+        self._add(Statement("set", name, text, line, frame, value))
 
     def _directive(self, word: str, rest: str, line: SourceLine, frame: Frame | None) -> None:
         if word in (".set", ".equ"):
@@ -189,7 +190,7 @@ class Expander:
         elif word in BLOCKS.values():
             raise AssemblyError(line, f"{word} without its beginning", frame)
         else:
-            self._add("directive", word, self._localized(rest), line, frame)
+            self._add(Statement("directive", word, self._localized(rest), line, frame))
 
     # -- conditions
 
@@ -254,9 +255,8 @@ class Expander:
     # -- blocks and macros
 
     def _open_block(
-        self, word: str, text: str, body: tuple[SourceLine, ...], line: SourceLine, frame: Frame | None
+        self, word: str, rest: str, body: tuple[SourceLine, ...], line: SourceLine, frame: Frame | None
     ) -> None:
-        rest = _WORD.sub(r"\2", text, count=1).strip()
         if word == ".macro":
             self._define(rest, body, line, frame)
         elif word == ".rept":
@@ -317,6 +317,14 @@ class Expander:
         return values
 
 
+def _first_word(text: str) -> tuple[str, str]:
+    """The first word in lower case, and the rest."""
+    words = text.split(None, 1)
+    if not words:
+        return "", ""
+    return words[0].lower(), words[1].rstrip() if len(words) > 1 else ""
+
+
 def _split_labels(text: str) -> tuple[list[str], str]:
     labels = []
     while match := _LABEL.match(text):
@@ -331,8 +339,7 @@ def _block(
     """The lines up to the word that closes the block, and the position after it; blocks inside are skipped over."""
     closers = [BLOCKS[word]]
     for at in range(position, len(lines)):
-        words = _split_labels(without_comment(lines[at].text))[1].split(None, 1)
-        first = words[0].lower() if words else ""
+        first, _ = _first_word(_split_labels(without_comment(lines[at].text))[1])
         if first in BLOCKS:
             closers.append(BLOCKS[first])
         elif first == closers[-1]:
@@ -349,7 +356,9 @@ def _filled(body: Sequence[SourceLine], value: Callable[[str], str | None]) -> l
         found = value(match[1])
         return match[0] if found is None else found
 
-    return [replace(line, text=_PARAMETER.sub(one, line.text)) if "\\" in line.text else line for line in body]
+    return [
+        SourceLine(line.path, line.line, _PARAMETER.sub(one, line.text)) if "\\" in line.text else line for line in body
+    ]
 
 
 def expand(lines: Sequence[SourceLine], include_path: Sequence[Path] = ()) -> list[Statement]:

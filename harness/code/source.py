@@ -59,7 +59,7 @@ class Statement:
     """One statement after macros and conditions: `kind` is label, set, directive or instruction.
 
     `name` is the label, the symbol or the directive (lower-case); `rest` what follows it, the whole text of an
-    instruction.
+    instruction. `value` is that of a set which depends on no address.
     """
 
     kind: str
@@ -67,6 +67,7 @@ class Statement:
     rest: str
     at: SourceLine
     frame: Frame | None
+    value: int | None = None
 
     def error(self, reason: str) -> AssemblyError:
         return AssemblyError(self.at, reason, self.frame)
