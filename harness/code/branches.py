@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.code.fields import ADDRESS
 from harness.code.instructions import SIZE_PREFIXES, WrittenInstruction
@@ -18,8 +18,7 @@ class BranchError(Exception):
     """The branch cannot reach its target, or cannot be written so; the message is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class BranchForm:
+class BranchForm(NamedTuple):
     """Opcodes of the 8-bit and the full-width displacement; `counter` is the address size that the name asks for."""
 
     short: bytes | None
@@ -45,8 +44,7 @@ BRANCHES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """A relative branch of the source; `may_be_short` and `may_be_near` after `short` and `near` were heard."""
 
     mnemonic: str

@@ -8,7 +8,6 @@ Relative branches do not come here (see `branches`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from threading import local
 from typing import TYPE_CHECKING
 
@@ -39,18 +38,24 @@ class EncodingError(Exception):
     """The instruction does not exist, or cannot be encoded rightly; the message is the reason."""
 
 
-_thread = local()  # keystone corrupts memory when two threads share one Ks
-_memo: dict[Asked, bytes | EncodingError] = {}
+class _Thread(local):
+    """What each thread has of its own: keystone corrupts memory when two threads share one Ks."""
+
+    def __init__(self) -> None:
+        self.engines: dict[int, Ks] = {}
+        self.memo: dict[Asked, bytes | EncodingError] = {}
+
+
+_thread = _Thread()
 
 
 def _keystone(bits: int) -> Ks:
-    made: dict[int, Ks] = _thread.__dict__.setdefault("made", {})
-    if bits not in made:
+    if bits not in _thread.engines:
         import keystone
 
         mode = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}[bits]
-        made[bits] = keystone.Ks(keystone.KS_ARCH_X86, mode)
-    return made[bits]
+        _thread.engines[bits] = keystone.Ks(keystone.KS_ARCH_X86, mode)
+    return _thread.engines[bits]
 
 
 def _assemble(text: str, bits: int) -> bytes:
@@ -65,20 +70,20 @@ def _assemble(text: str, bits: int) -> bytes:
 
 def encoded(asked: Asked) -> bytes | EncodingError | None:
     """The bytes of `asked` or why it has none, if `encode_all` has seen it; else None."""
-    return _memo.get(asked)
+    return _thread.memo.get(asked)
 
 
 def encode_all(wanted: Iterable[Asked]) -> None:
     """Makes `encoded` know all of `wanted`, in one call of keystone where that is possible."""
-    missing = [asked for asked in dict.fromkeys(wanted) if asked not in _memo]
+    missing = [asked for asked in dict.fromkeys(wanted) if asked not in _thread.memo]
     for bits in {asked.bits for asked in missing}:
         _encode_missing([asked for asked in missing if asked.bits == bits], bits)
 
 
 def forget_many() -> None:
     """Keeps the memory of encodings bounded; not for the middle of an assembly."""
-    if len(_memo) > MEMO_LIMIT:
-        _memo.clear()
+    if len(_thread.memo) > MEMO_LIMIT:
+        _thread.memo.clear()
 
 
 def _encode_missing(missing: list[Asked], bits: int) -> None:
@@ -87,20 +92,20 @@ def _encode_missing(missing: list[Asked], bits: int) -> None:
         plain = _without_wait(asked)
         outright = fixed(asked)
         if outright is not None:
-            _memo[asked] = _checked(asked, outright)
+            _thread.memo[asked] = _checked(asked, outright)
         else:
-            for_keystone[asked] = stand_in(replace(plain, prefixes=()) if plain.prefixes else plain)
+            for_keystone[asked] = stand_in(plain._replace(prefixes=()) if plain.prefixes else plain)
     slots = _batch([stand.asked.text() for stand in for_keystone.values()], bits)
     for (asked, stand), slot in zip(for_keystone.items(), slots, strict=True):
         try:
             code = slot if slot is not None else _assemble(stand.asked.text(), bits)
-            _memo[asked] = _checked(asked, stand.patch(code))
+            _thread.memo[asked] = _checked(asked, stand.patch(code))
         except (EncodingError, ValueError) as error:
-            _memo[asked] = _explained(asked, str(error))
+            _thread.memo[asked] = _explained(asked, str(error))
 
 
 def _without_wait(asked: Asked) -> Asked:
-    return replace(asked, mnemonic=WAITING[asked.mnemonic]) if asked.mnemonic in WAITING else asked
+    return asked._replace(mnemonic=WAITING[asked.mnemonic]) if asked.mnemonic in WAITING else asked
 
 
 def _batch(texts: list[str], bits: int) -> list[bytes | None]:

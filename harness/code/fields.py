@@ -7,6 +7,7 @@ appendix A. VEX and EVEX instructions are not taken apart: `opcode` is C4, C5 or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LOCK, REPNE, REP, DATA, ADDRESS = 0xF0, 0xF2, 0xF3, 0x66, 0x67
 SEGMENT_PREFIXES = {0x26: 0, 0x2E: 1, 0x36: 2, 0x3E: 3, 0x64: 4, 0x65: 5}  # ES CS SS DS FS GS
@@ -37,8 +38,7 @@ class MemoryOperand:
     address_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(NamedTuple):
     """`opcode` as 0x06, 0x0F06 or 0x0F3882; `end` is where immediates begin; sizes in bits."""
 
     prefixes: bytes

@@ -7,7 +7,8 @@ volume 2. Nothing here is trusted: `verify` checks corrected bytes like all othe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from harness.code.fields import DATA, prefixes_of
 from harness.code.instructions import FAR_NAMES, PREFIX_WORDS, Asked, implied_size
@@ -76,8 +77,7 @@ RETURNS = {"ret": 0xC2, "retn": 0xC2, "retf": 0xCA, "lret": 0xCA}
 FAR_OPCODES = {"jmp": 0xEA, "ljmp": 0xEA, "call": 0x9A, "lcall": 0x9A}
 
 
-@dataclass(frozen=True, slots=True)
-class StandIn:
+class StandIn(NamedTuple):
     """An instruction that keystone encodes rightly, and how to make the asked one of its bytes."""
 
     asked: Asked
@@ -152,7 +152,7 @@ def _descriptor_table(asked: Asked) -> StandIn:
 
 def _memory_nop(asked: Asked) -> StandIn:
     """keystone writes 0F 18 /4, a hint; NOP r/m is 0F 1F /0, so the ModRM byte of INC r/m (FF /0) fits."""
-    return StandIn(replace(asked, mnemonic="inc"), lambda code: _replace_opcode(code, 0xFF, b"\x0f\x1f"))
+    return StandIn(asked._replace(mnemonic="inc"), lambda code: _replace_opcode(code, 0xFF, b"\x0f\x1f"))
 
 
 def _far_memory(asked: Asked) -> StandIn:
@@ -164,7 +164,7 @@ def _far_memory(asked: Asked) -> StandIn:
         at = code.index(0xFF) + 1
         return prefix + code[:at] + bytes((code[at] + 8,)) + code[at + 1 :]
 
-    return StandIn(replace(asked, mnemonic=FAR_NAMES[asked.mnemonic][1:], operands=near), patch)
+    return StandIn(asked._replace(mnemonic=FAR_NAMES[asked.mnemonic][1:], operands=near), patch)
 
 
 def _wide_source(asked: Asked) -> StandIn:
@@ -174,7 +174,7 @@ def _wide_source(asked: Asked) -> StandIn:
         source = _resized(source, target.size)
     elif isinstance(source, Memory):
         source = replace(source, size=None)
-    return StandIn(replace(asked, operands=(target, source)), _same)
+    return StandIn(asked._replace(operands=(target, source)), _same)
 
 
 def _resized(register: Register, size: int) -> Register:
@@ -188,7 +188,7 @@ def _segment_move(asked: Asked) -> StandIn:
     """`mov ds, ax` and `mov [eax], ds` get a 66 that changes nothing; silicon moves 16 bits anyway."""
     target, source = asked.operands
     if isinstance(target, Register) and target.kind == "seg" and isinstance(source, Register):
-        return StandIn(replace(asked, operands=(target, _resized(source, min(asked.bits, 32)))), _without_data_prefix)
+        return StandIn(asked._replace(operands=(target, _resized(source, min(asked.bits, 32)))), _without_data_prefix)
     return StandIn(asked, _without_data_prefix if isinstance(target, Memory) or isinstance(source, Memory) else _same)
 
 
@@ -217,7 +217,7 @@ def stand_in(asked: Asked) -> StandIn:
     if any(isinstance(o, Memory) and o.segment == DS and default_segment(o) == SS for o in asked.operands):
         # keystone drops the override of `ds:[ebp]`, and SS is used.
         plain = tuple(replace(o, segment=None) if isinstance(o, Memory) else o for o in asked.operands)
-        inner = stand_in(replace(asked, operands=plain))
-        return replace(inner, patch=lambda code: bytes((PREFIX_WORDS["ds"],)) + inner.patch(code))
+        inner = stand_in(asked._replace(operands=plain))
+        return inner._replace(patch=lambda code: bytes((PREFIX_WORDS["ds"],)) + inner.patch(code))
     kind = _kind(asked)
     return kind(asked) if kind else StandIn(asked, _same)

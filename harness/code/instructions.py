@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from harness.code.expression import Lookup
 from harness.code.fields import ADDRESS, DATA, LOCK, REP, REPNE, SEGMENT_PREFIXES
@@ -41,8 +41,7 @@ _STRUCTURE = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\x[0-9a-fA-F]{2}|\\.|[^\\'])'
 _WORD = re.compile(r"\s*([A-Za-z_][\w.]*)\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenInstruction:
+class WrittenInstruction(NamedTuple):
     """`prefixes` are lower-case words as written; `mnemonic` is lower-case."""
 
     prefixes: tuple[str, ...]
@@ -50,8 +49,7 @@ class WrittenInstruction:
     operands: tuple[Written, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """An instruction with numbers for names, in a mode of `bits`; equal values have equal bytes."""
 
     bits: int

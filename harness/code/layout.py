@@ -1,8 +1,8 @@
 """The second half of assembling: statements to addresses and bytes.
 
 Sizes depend on values, and values on addresses, so the statements are walked until nothing moves. After each walk all
-instructions that it met for the first time are encoded in one batch; until then they keep their last length. A branch
-starts short and only ever grows. Errors of a walk count only when it is the last one: before that, values are guesses.
+instructions that it met for the first time are encoded in one batch; until then they keep their last length. Errors of
+a walk count only when it is the last one: before that, values are guesses.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.code.branches import Branch, BranchError, as_branch, encode_branch
 from harness.code.directives import DIRECTIVES, IGNORED, LARGEST, MODES, POSITIONAL, Directive
@@ -26,6 +27,7 @@ from harness.code.instructions import Asked, WrittenInstruction, ask, parse_inst
 from harness.code.macros import LOCAL_MARK
 from harness.code.source import AssemblyError, Statement
 
+FREE_WALKS = 4  # from then on a branch that was long once stays long, so that the walks come to an end
 MOST_WALKS = 32
 REASONS = (ExpressionError, EncodingError, BranchError)
 
@@ -34,12 +36,20 @@ class Walk:
     """One pass over all items. `lookups` counts the uses of values that depend on addresses or on the place in the
     source; `guessed` is set when one of them may yet change."""
 
-    def __init__(self, base: int, constants: dict[str, int], earlier: dict[str, int], labels: frozenset[str]) -> None:
+    def __init__(
+        self,
+        base: int,
+        constants: dict[str, int],
+        earlier: dict[str, int],
+        labels: frozenset[str],
+        must_settle: bool,
+    ) -> None:
         self.address = base
         self.values: dict[str, int] = {}
         self.constants = constants
         self.earlier = earlier
         self.labels = labels
+        self.must_settle = must_settle
         self.drift = 0
         self.lookups = 0
         self.guessed = False
@@ -79,8 +89,7 @@ class Walk:
         return evaluate(tree, self.lookup)
 
 
-@dataclass(slots=True)
-class Label:
+class Label(NamedTuple):
     name: str
 
     def place(self, walk: Walk) -> bytes:
@@ -88,8 +97,7 @@ class Label:
         return b""
 
 
-@dataclass(slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     name: str
     value: Expression
 
@@ -98,7 +106,7 @@ class Assignment:
         return b""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Data:
     name: str
     directive: Directive
@@ -118,32 +126,45 @@ class Data:
         return data
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Instruction:
-    """`code` are the bytes of the last walk, final once `is_constant`; `asked` is what the next batch must encode."""
+    """`code` or `error` belong to `asked`; a walk that asks for something else goes on with the old length.
+
+    What the encoder remembers from other assemblies makes no difference to the walks, or else the same source could
+    give other bytes the second time.
+    """
 
     written: WrittenInstruction
     bits: int
     asked: Asked | None = None
     code: bytes = b""
+    error: EncodingError | None = None
+    is_new: bool = True
     is_constant: bool = False
 
     def place(self, walk: Walk) -> bytes:
         if self.is_constant:
             return self.code
         before = walk.lookups
-        self.asked = ask(self.written, self.bits, walk.lookup)
-        found = encoded(self.asked)
-        if found is None:
-            walk.guessed = True  # of the same length as before, most likely
-        elif isinstance(found, EncodingError):
-            raise found
+        asked = ask(self.written, self.bits, walk.lookup)
+        if asked != self.asked:
+            self.asked, self.is_new, walk.guessed = asked, True, True
+        elif self.error is not None:
+            raise self.error
         else:
-            self.code, self.is_constant = found, walk.lookups == before
+            self.is_constant = walk.lookups == before
         return self.code
 
+    def learn(self) -> None:
+        """Takes what the encoder has found for `asked`."""
+        if self.is_new and self.asked is not None:
+            found = encoded(self.asked)
+            self.error = found if isinstance(found, EncodingError) else None
+            self.code = found if isinstance(found, bytes) else b""
+            self.is_new = False
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class RelativeBranch:
     branch: Branch
     wide: bool = False
@@ -151,16 +172,15 @@ class RelativeBranch:
     def place(self, walk: Walk) -> bytes:
         target = walk.evaluate(self.branch.target.value)
         code = encode_branch(self.branch, walk.address, target, self.wide)
-        if self.branch.may_be_near and not code.startswith(self.branch.form.short or code):
-            self.wide = True  # never back to short, so that the walks come to an end
+        if walk.must_settle and self.branch.may_be_near and not code.startswith(self.branch.form.short or code):
+            self.wide = True
         return code
 
 
 Item = Label | Assignment | Data | Instruction | RelativeBranch
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """Bytes at their address; `bits` is the mode of an instruction, None for data."""
 
     statement: Statement
@@ -240,15 +260,6 @@ def _walk(items: Sequence[tuple[Statement, Item]], walk: Walk) -> tuple[list[Pla
     return placed, first_error
 
 
-def _learn(instructions: Sequence[Instruction]) -> None:
-    """Encodes in one batch what the walk asked for, so that the next one knows the lengths at least."""
-    changing = [(item, item.asked) for item in instructions if item.asked is not None and not item.is_constant]
-    encode_all(asked for _, asked in changing)
-    for item, asked in changing:
-        found = encoded(asked)
-        item.code = found if isinstance(found, bytes) else b""
-
-
 def lay_out(statements: Sequence[Statement], base: int, bits: int) -> tuple[list[Placed], dict[str, int]]:
     """Bytes with their addresses, and the values of all symbols. Raises AssemblyError."""
     constants = constants_of(statements)
@@ -258,13 +269,15 @@ def lay_out(statements: Sequence[Statement], base: int, bits: int) -> tuple[list
     values: dict[str, int] = {}
     error = None
     forget_many()
-    for _ in range(MOST_WALKS):
-        walk = Walk(base, constants, values, labels)
+    for number in range(MOST_WALKS):
+        walk = Walk(base, constants, values, labels, must_settle=number >= FREE_WALKS)
         placed, error = _walk(items, walk)
         if walk.values == values and not walk.guessed:
             if error is not None:
                 raise error
             return placed, constants | values
         values = walk.values
-        _learn(instructions)
+        encode_all(item.asked for item in instructions if item.is_new and item.asked is not None)
+        for item in instructions:
+            item.learn()
     raise error or statements[0].error("the layout does not settle: a size depends on itself")

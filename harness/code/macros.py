@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.code.expression import HERE, ExpressionError, UndefinedSymbolError, evaluate, parse_expression
 from harness.code.instructions import split_operands
@@ -36,23 +37,21 @@ CONDITIONS = (".if", ".ifdef", ".ifndef", ".ifb", ".ifnb")
 BRANCHES_OF_CONDITIONS = (".elseif", ".else", ".endif")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     name: str
     default: str
     required: bool
     takes_rest: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Macro:
+class Macro(NamedTuple):
     name: str
     parameters: tuple[Parameter, ...]
     body: tuple[SourceLine, ...]
     at: SourceLine
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Condition:
     """`active`: its lines count now; `taken`: some branch has counted; `outer`: whether the surroundings do."""
 

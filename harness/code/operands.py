@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from harness.code.expression import (
     ZERO,
@@ -46,8 +47,7 @@ DISTANCES = ("short", "near", "far")
 SIZE_WORDS = {8: "byte", 16: "word", 32: "dword", 48: "fword", 64: "qword", 80: "xword", 128: "xmmword", 256: "ymmword"}
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(NamedTuple):
     """`kind` is gpr, seg, cr, dr, st, mm, xmm or ymm; `size` in bits; `number` as in ModRM (AH is 4)."""
 
     name: str
@@ -80,8 +80,7 @@ def _registers() -> dict[str, Register]:
 REGISTERS = _registers()
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenImmediate:
+class WrittenImmediate(NamedTuple):
     value: Expression
     size: int | None
     distance: str | None
@@ -98,8 +97,7 @@ class WrittenMemory:
     distance: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenFar:
+class WrittenFar(NamedTuple):
     selector: Expression
     offset: Expression
     size: int | None
@@ -109,8 +107,7 @@ Term = tuple[Register, Expression | None]
 Written = Register | WrittenImmediate | WrittenMemory | WrittenFar
 
 
-@dataclass(frozen=True, slots=True)
-class Immediate:
+class Immediate(NamedTuple):
     """A number, unbounded and signed; `size` in bits if the source said one (`push word 5`)."""
 
     value: int
@@ -131,6 +128,7 @@ class Memory:
     distance: str | None = None
 
 
+# Not a named tuple, which would be equal to an Immediate of the same numbers (and Memory has an `index` of its own).
 @dataclass(frozen=True, slots=True)
 class FarPointer:
     """`size` of the offset in bits, if the source said one (`jmp dword 8:entry` in 16-bit code)."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _COMMENT = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\x[0-9a-fA-F]{2}|\\.|[^'\\])'|(?P<comment>(?:;|\#|//).*)""", re.DOTALL)
 
@@ -22,8 +23,7 @@ class SourceLine:
         return f"{self.path}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """How a line came to be assembled: `what` is 'included' or "in macro 'm', called"; `at` says where."""
 
     what: str
@@ -54,8 +54,7 @@ class AssemblyError(Exception):
         super().__init__("\n".join(rows))
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """One statement after macros and conditions: `kind` is label, set, directive or instruction.
 
     `name` is the label, the symbol or the directive (lower-case); `rest` what follows it, the whole text of an

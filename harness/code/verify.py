@@ -64,6 +64,7 @@ _SUFFIX = {16: "w", 32: "d", 64: "q"}
 # Operands whose register has no width of its own: the instruction takes 16 bits of it whatever the operand size
 # (SDM2, pages of LLDT, LTR, LMSW, VERR, LAR, LSL, ARPL; of MOV for the segment forms).
 WIDTHLESS = {"lldt": 1, "ltr": 1, "lmsw": 1, "verr": 1, "verw": 1, "lar": 2, "lsl": 2, "arpl": 3}  # bit n: operand n
+ROTATES = frozenset(("rcl", "rcr", "rol", "ror", "shl", "shr", "sar"))
 UNORDERED = frozenset(("xchg", "test"))
 
 # Observed on capstone 5.0: in 16-bit code 98 and 99 print as if they were 32 bits wide.
@@ -74,19 +75,26 @@ _MISPRINTED = {
     (16, b"\x66\x99"): "cdq",
 }
 
-_decoders = local()
+
+class _Thread(local):
+    """Each thread has its own decoders."""
+
+    def __init__(self) -> None:
+        self.engines: dict[int, Cs] = {}
+
+
+_thread = _Thread()
 
 
 def _capstone(bits: int) -> Cs:
-    made: dict[int, Cs] = _decoders.__dict__.setdefault("made", {})
-    if bits not in made:
+    if bits not in _thread.engines:
         import capstone
 
-        made[bits] = capstone.Cs(
+        _thread.engines[bits] = capstone.Cs(
             capstone.CS_ARCH_X86,
             {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits],
         )
-    return made[bits]
+    return _thread.engines[bits]
 
 
 def decode_text(code: bytes, bits: int) -> tuple[int, str] | None:
@@ -126,6 +134,8 @@ def _canonical(mnemonic: str, operands: tuple[Operand, ...]) -> tuple[Operand, .
             return operands[:1]
         case (Register(_, "gpr", _, _), Immediate()) if mnemonic == "imul":
             return (operands[0], *operands)
+        case (Memory(),) if mnemonic in ROTATES:
+            return (operands[0], Immediate(1))  # capstone forgets the count of `rcl dword ptr [eax], 1`
     return operands
 
 

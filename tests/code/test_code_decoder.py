@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.code.decoder import CACHE_LIMIT, Decoder, Instruction, MemoryOperand, TruncatedError, disassemble
+from harness.code.decoder import (
+    CACHE_LIMIT,
+    Decoder,
+    Instruction,
+    MemoryOperand,
+    TruncatedError,
+    disassemble,
+    mnemonics,
+)
 from harness.code.fields import read_fields
 from harness.code.silicon import lock_is_illegal, refuses
 
@@ -471,3 +479,10 @@ def test_lengths_and_refusals_agree_with_the_emulated_cpu() -> None:
 def test_refuses_looks_at_fields_only() -> None:
     assert refuses(read_fields(bytes.fromhex("8ec8"), 32))
     assert not refuses(read_fields(bytes.fromhex("8ed8"), 32))
+
+
+def test_mnemonics_are_those_that_the_decoder_prints() -> None:
+    names = mnemonics()
+    assert {found(code).mnemonic for code in ("90", "0f0110", "f1", "0fa2")} <= names
+    assert "nonsense" not in names
+    assert "" not in names

@@ -222,4 +222,4 @@ def test_the_memory_of_encodings_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(encoder, "MEMO_LIMIT", 2)
     assemble("mov eax, 1\nmov eax, 2\nmov eax, 3")
     assemble("hlt")
-    assert len(encoder._memo) == 1
+    assert len(encoder._thread.memo) == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from harness.code import encoder
 from harness.code.assembler import assemble, assemble_file
 from harness.code.listing import listing, render
 
@@ -155,6 +157,41 @@ def test_one_jump_that_grows_makes_another_grow() -> None:
     # The second must be near; then the first, whose target was exactly 127 bytes away, must be too.
     text = "jmp a\njmp b\n.skip 125\na: .skip 3\nb:"
     assert code(text).startswith("e982000000" + "e980000000")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_programs_have_every_branch_right_and_as_short_as_it_can_be(seed: int) -> None:
+    random = Random(seed)
+    choices = [
+        "mov eax, l{}",
+        "lgdt [l{}]",
+        "push ds",
+        "nop",
+        "jmp l{}",
+        "jne l{}",
+        "call l{}",
+        ".balign 8",
+        "add ecx, {}",
+    ]
+    lines = []
+    for n in range(40):
+        lines.append(f"l{n}:")
+        lines += [random.choice(choices).format(random.randrange(40)) for _ in range(random.randrange(14))]
+    text = "\n".join(lines)
+    encoder._thread.memo.clear()
+    cold = assemble(text, base=0x1000)
+    assert assemble(text, base=0x1000) == cold
+    for emitted in cold.emitted:
+        name, _, target = emitted.source.text.partition(" ")
+        if name in ("jmp", "jne", "call"):
+            width = 1 if emitted.code[0] in (0xEB, 0x75) else 4
+            distance = int.from_bytes(emitted.code[-width:], "little", signed=True)
+            end = emitted.address + len(emitted.code)
+            assert end + distance == cold.symbols[target]
+            if width == 4 and name != "call":
+                assert not -128 <= cold.symbols[target] - (emitted.address + 2) < 128
+        elif target.startswith(("l", "[l")):
+            assert emitted.code[-4:] == cold.symbols[target.strip("[]")].to_bytes(4, "little")
 
 
 def test_labels_after_a_corrected_instruction_are_right() -> None:
