@@ -55,7 +55,8 @@ def _l2(vcpu: Vcpu, mfn: int) -> list[str]:
     for n, entry in enumerate(entries[:XEN_L2_SLOT]):
         target = entry >> 12
         if entry & PTE_P:
-            if not pages.owns(target) or not pages.count[target] or pages.type[target] not in (PageType.L1, PageType.L2):
+            table = pages.owns(target) and pages.count[target] and pages.type[target] in (PageType.L1, PageType.L2)
+            if not table:
                 wrong.append(f"L2 {mfn:#x}[{n}] uses {target:#x}, which is no page table")
             elif pages.type[target] == PageType.L2 and entry & PTE_RW:
                 wrong.append(f"L2 {mfn:#x}[{n}] maps a directory writable")
