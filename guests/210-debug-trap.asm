@@ -8,7 +8,7 @@
 ; over an emulated CLTS: the step is lost, the next one counts
 ; DR0: a fault at the instruction, B0 in DR6
 ; """
-; exits = { db = 8 }
+; exits = { db = 8, gp = 12 }
 ; ---
 ; With EFLAGS.TF the CPU raises #DB after each instruction: a trap, with EIP at the next one. The POPF that sets TF is not
 ; counted, the instruction behind it is the first (SDM 3 section 17.3.1.4). An instruction breakpoint, a DR0 that DR7
@@ -81,7 +81,7 @@ watched:
     print_text "DR0: a fault at the instruction, B0 in DR6\n"
     shutdown poweroff
 
-; Stack after two PUSHes: EIP at +8, CS, EFLAGS at +16. The next step is wanted too: IRET brings TF back.
+; Stack after two PUSHes: EIP at +8, CS, EFLAGS at +16. IRET brings back TF, for the next step, and RF, for the breakpoint.
 on_db:
     push eax
     push ecx

@@ -74,6 +74,9 @@ start:
     mov gs, eax
     print_text "It took one page fault that the kernel did not see; the second load took none.\n"
 
+    remap ldt, PAGE_KERNEL                       ; the page is in use as an LDT
+    expect_error EINVAL
+
     mov eax, BAD_PAGE
     page_faults ldt + PAGE_SIZE, 0, mov gs, eax
     print_text "A page with a bad descriptor: page fault at its own address, error "
