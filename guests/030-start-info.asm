@@ -21,9 +21,9 @@
 ; (xen/include/public/xen.h). The kernel is in protected mode with paging on from its first instruction: it could not
 ; turn either on by itself.
 ;
-; Two kinds of page number have to be kept apart. The kernel's own memory is pages 0, 1, 2, ... (pseudo-physical, "pfn").
-; Page tables hold machine frames ("mfn"), which are whatever Xen had free. mfn_list goes from pfn to mfn; a table that
-; Xen shows read-only at 0xFC000000 goes back.
+; Two kinds of page number have to be kept apart. The kernel's own memory is pages 0, 1, 2, ... (pseudo-physical,
+; "pfn"). Page tables hold machine frames ("mfn"), which are whatever Xen had free. mfn_list goes from pfn to mfn; a
+; table that Xen shows read-only at 0xFC000000 goes back.
 
 .include "xen.inc"
 

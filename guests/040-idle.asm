@@ -11,9 +11,9 @@
 ; hypercalls = { set_timer_op = 1, iret = 1 }
 ; ---
 ; An idle kernel on bare hardware executes HLT. In ring 1 that is #GP(0), and HLT is not on Xen's list of emulated
-; instructions: not in 3.0, not today (arch/x86/traps.c). The fault is bounced: Xen builds on the kernel's stack the frame
-; that hardware would have built, and goes on at the handler that set_trap_table named for vector 13. So a kernel that was
-; not ported would spin through its fault handler instead of sleeping.
+; instructions: not in 3.0, not today (arch/x86/traps.c). The fault is bounced: Xen builds on the kernel's stack the
+; frame that hardware would have built, and goes on at the handler that set_trap_table named for vector 13. So a
+; kernel that was not ported would spin through its fault handler instead of sleeping.
 ;
 ; The ported kernel of Xen 3.0 waits by sched_op(block) (linux-2.6-xen-sparse, xen_idle): events are unmasked and the
 ; virtual CPU sleeps until one is pending, in one step, so that none is missed between the two.
@@ -53,8 +53,9 @@ halted:
 early:
     fail "woken before its time"
 
-; EDX:EAX = ns since boot. Xen writes a pair of time and TSC now and then; the kernel adds what the TSC has gone on since,
-; scaled by a shift and a 32-bit fraction (xen/include/public/xen.h, struct vcpu_time_info). Up to 4 s, for 32 bits.
+; EDX:EAX = ns since boot. Xen writes a pair of time and TSC now and then; the kernel adds what the TSC has gone on
+; since, scaled by a shift and a 32-bit fraction (xen/include/public/xen.h, struct vcpu_time_info). Up to 4 s, for 32
+; bits.
 system_time:
     rdtsc
     sub eax, [shared_info + VCPU_INFO_TIME + VCPU_TIME_TSC_TIMESTAMP]

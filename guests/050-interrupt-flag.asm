@@ -11,10 +11,10 @@
 ; exits = { gp = 4 }
 ; hypercalls = { physdev_op = 1, update_va_mapping = 1 }
 ; ---
-; CLI and STI are allowed when CPL <= IOPL, else #GP(0) (SDM 2, CLI). Guest code always runs with the real IOPL 0, so in
-; ring 1 both fault. Xen keeps a virtual IOPL for each virtual CPU: if it is 1 or more (for the kernel) the instruction
-; is skipped, and that is all: the virtual interrupt flag does not move (arch/x86/traps.c, "case 0xfa"). With 0, which is
-; where it starts, the fault is bounced to the kernel.
+; CLI and STI are allowed when CPL <= IOPL, else #GP(0) (SDM 2, CLI). Guest code always runs with the real IOPL 0, so
+; in ring 1 both fault. Xen keeps a virtual IOPL for each virtual CPU: if it is 1 or more (for the kernel) the
+; instruction is skipped, and that is all: the virtual interrupt flag does not move (arch/x86/traps.c, "case 0xfa").
+; With 0, which is where it starts, the fault is bounced to the kernel.
 ;
 ; The virtual interrupt flag is a byte in memory, vcpu_info.evtchn_upcall_mask, that kernel and Xen share: 1 is "off". A
 ; ported kernel writes it, at the price of one MOV.

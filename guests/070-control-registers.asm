@@ -14,8 +14,8 @@
 ; """
 ; exits = { gp = 15, pf = 0 }
 ; ---
-; Each MOV to or from a control register is #GP(0) in ring 1. Reads are all emulated; of what is written, only TS, CR2 and
-; another page directory have an effect (arch/x86/traps.c, emulate_privileged_op as of 3.0.4):
+; Each MOV to or from a control register is #GP(0) in ring 1. Reads are all emulated; of what is written, only TS, CR2
+; and another page directory have an effect (arch/x86/traps.c, emulate_privileged_op as of 3.0.4):
 ;
 ;   CR0  reads as the real one (PE MP ET NE WP AM PG: 80050033) with the guest's own TS; a write may change only TS
 ;   CR2  the address of the last page fault that the guest was given, also in vcpu_info.arch.cr2

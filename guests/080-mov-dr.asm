@@ -12,10 +12,11 @@
 ; exits = { gp = 21, db = 0 }
 ; hypercalls = { set_debugreg = 5, get_debugreg = 2 }
 ; ---
-; MOV to or from a debug register is #GP(0) in ring 1, and emulated by what the hypercalls set_debugreg and get_debugreg do
-; (arch/x86/traps.c). The registers then really hold what the guest asked for, so Xen looks at it first: a breakpoint may
-; only watch the guest's own addresses, fixed bits stay fixed (SDM 3, figure 17-1), DR7.GD would trap Xen's own accesses,
-; and an I/O breakpoint would fire in Xen. What the hypercall refuses with an error is #GP(0) for the instruction.
+; MOV to or from a debug register is #GP(0) in ring 1, and emulated by what the hypercalls set_debugreg and
+; get_debugreg do (arch/x86/traps.c). The registers then really hold what the guest asked for, so Xen looks at it
+; first: a breakpoint may only watch the guest's own addresses, fixed bits stay fixed (SDM 3, figure 17-1), DR7.GD
+; would trap Xen's own accesses, and an I/O breakpoint would fire in Xen. What the hypercall refuses with an error is
+; #GP(0) for the instruction.
 
 .include "xen.inc"
 

@@ -12,9 +12,9 @@
 ; exits = { gp = 14 }
 ; hypercalls = { physdev_op = 3 }
 ; ---
-; IN and OUT are allowed when CPL <= IOPL, or when the I/O bitmap in the TSS says so (SDM 1 section 18.5). Under Xen the real
-; IOPL is 0 and the real bitmap is beyond the TSS's limit: each access of ring 1 and ring 3 faults. Xen then asks three
-; questions (arch/x86/traps.c, guest_io_okay and admin_io_okay):
+; IN and OUT are allowed when CPL <= IOPL, or when the I/O bitmap in the TSS says so (SDM 1 section 18.5). Under Xen
+; the real IOPL is 0 and the real bitmap is beyond the TSS's limit: each access of ring 1 and ring 3 faults. Xen then
+; asks three questions (arch/x86/traps.c, guest_io_okay and admin_io_okay):
 ;
 ;   1. Is the guest's virtual IOPL enough (PHYSDEVOP_SET_IOPL, any domain may)?
 ;   2. If not: are the bits of all the bytes clear in the guest's own bitmap (PHYSDEVOP_SET_IOBITMAP)?

@@ -13,11 +13,11 @@
 ; exits = { gp = 10, pf = 0 }
 ; hypercalls = { update_va_mapping = 4 }
 ; ---
-; INS stores what it reads from port DX at ES:EDI, OUTS writes what it loads from DS:ESI; REP repeats by ECX, DF chooses the
-; direction (SDM 2, INS and OUTS). Xen does the whole repetition at one exit. If the guest's memory is not there it stops:
-; registers show what is done so far, EIP stays at the instruction, and the guest gets the page fault that the instruction
-; would have met. Its handler maps the page and returns, and the instruction goes on where it was: #GP again, for the rest.
-; Xen raised the fault itself, so no exit of kind #PF is counted.
+; INS stores what it reads from port DX at ES:EDI, OUTS writes what it loads from DS:ESI; REP repeats by ECX, DF
+; chooses the direction (SDM 2, INS and OUTS). Xen does the whole repetition at one exit. If the guest's memory is not
+; there it stops: registers show what is done so far, EIP stays at the instruction, and the guest gets the page fault
+; that the instruction would have met. Its handler maps the page and returns, and the instruction goes on where it
+; was: #GP again, for the rest. Xen raised the fault itself, so no exit of kind #PF is counted.
 ;
 ; Error code of the fault: W for a store, and since 3.0.4 U only if the guest was in ring 3 (propagate_page_fault).
 

@@ -12,12 +12,13 @@
 ; """
 ; exits = { gp = 7, ud = 0 }
 ; ---
-; An instruction may have any number of prefixes within its 15 bytes (SDM 2, section 2.1.1), repeated or useless. An emulator
-; that decodes by itself has its own ideas. That of Xen 3.0 looks at most at 8 bytes for prefixes: if the eighth is one
-; too, it is taken for the opcode, which is on no list. And it toggles the operand size at each 66, where the CPU counts
-; any number of them as one.
+; An instruction may have any number of prefixes within its 15 bytes (SDM 2, section 2.1.1), repeated or useless. An
+; emulator that decodes by itself has its own ideas. That of Xen 3.0 looks at most at 8 bytes for prefixes: if the
+; eighth is one too, it is taken for the opcode, which is on no list. And it toggles the operand size at each 66,
+; where the CPU counts any number of them as one.
 ;
-; Differences like these are what a test against silicon finds. They are harmless here; in other emulators they were not.
+; Differences like these are what a test against silicon finds. They are harmless here; in other emulators they were
+; not.
 
 .include "xen.inc"
 

@@ -12,10 +12,11 @@
 ; """
 ; exits = { gp = 1, ud = 0 }
 ; ---
-; These five only read, so the architects of the 286 saw no need to guard them: they execute in every ring (SDM 2). A kernel
-; that asks where its GDT is gets the answer for Xen's. No trap, no emulation, no way for a hypervisor of 2005 to interfere;
-; this is why x86 does not fulfil the classical condition for virtualization, that all sensitive instructions be privileged.
-; (Much later CR4.UMIP made them #GP(0) outside ring 0.) Xen 3.0 lets them leak; a ported kernel does not use them.
+; These five only read, so the architects of the 286 saw no need to guard them: they execute in every ring (SDM 2). A
+; kernel that asks where its GDT is gets the answer for Xen's. No trap, no emulation, no way for a hypervisor of 2005
+; to interfere; this is why x86 does not fulfil the classical condition for virtualization, that all sensitive
+; instructions be privileged. (Much later CR4.UMIP made them #GP(0) outside ring 0.) Xen 3.0 lets them leak; a ported
+; kernel does not use them.
 ;
 ; The count of #GP below is one: that of MOV from CR0, which does trap. SMSW reads the same register and does not. The
 ; virtual TS is 0 since boot, the real one is 1, because Xen gives out the FPU at its first use.

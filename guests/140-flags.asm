@@ -11,10 +11,10 @@
 ; """
 ; exits = { gp = 0 }
 ; ---
-; PUSHF shows EFLAGS as it is, and while a guest runs the real IF is always 1 and the real IOPL 0. POPF and IRET load IF only
-; if CPL <= IOPL and IOPL only in ring 0; otherwise the bits are dropped without a word (SDM 2, POPF table 4-15, and IRET).
-; `pushf; cli; ...; popf`, the most common line in any kernel, so breaks twice: CLI faults, and POPF does nothing. A ported
-; kernel reads and writes the event mask instead.
+; PUSHF shows EFLAGS as it is, and while a guest runs the real IF is always 1 and the real IOPL 0. POPF and IRET load
+; IF only if CPL <= IOPL and IOPL only in ring 0; otherwise the bits are dropped without a word (SDM 2, POPF table
+; 4-15, and IRET). `pushf; cli; ...; popf`, the most common line in any kernel, so breaks twice: CLI faults, and POPF
+; does nothing. A ported kernel reads and writes the event mask instead.
 
 .include "xen.inc"
 

@@ -13,13 +13,13 @@
 ; """
 ; exits = { gp = 5 }
 ; ---
-; A selector's low bits are a privilege level, and reading CS or SS shows the present one: 1, where a kernel expects 0. LAR,
-; LSL, VERR and VERW say through ZF what the present ring may see of a descriptor, and how large its segment is; they never
-; fault (SDM 2). Flat segments end below Xen (FLAT_RING1_DS: limit fc3ff pages), and there the limit is all that protects
-; Xen: its pages are supervisor pages, and ring 1 is supervisor (SDM 3 section 5.11.2).
+; A selector's low bits are a privilege level, and reading CS or SS shows the present one: 1, where a kernel expects
+; 0. LAR, LSL, VERR and VERW say through ZF what the present ring may see of a descriptor, and how large its segment
+; is; they never fault (SDM 2). Flat segments end below Xen (FLAT_RING1_DS: limit fc3ff pages), and there the limit is
+; all that protects Xen: its pages are supervisor pages, and ring 1 is supervisor (SDM 3 section 5.11.2).
 ;
-; Loading a segment whose descriptor has DPL 0 does fault, and the error code is the selector without its RPL: such a fault
-; is not for Xen to emulate, and goes to the kernel.
+; Loading a segment whose descriptor has DPL 0 does fault, and the error code is the selector without its RPL: such a
+; fault is not for Xen to emulate, and goes to the kernel.
 
 .include "xen.inc"
 

@@ -10,12 +10,12 @@
 ; exits = { sensitive = 28, gp = 0, ud = 0 }
 ; ---
 ; Robin and Irvine listed in 2000 what stands between the Pentium and a virtual machine monitor: instructions that are
-; sensitive and not privileged. This is the list, in their two classes, executed once each. An audit intercepts every one
-; of them, lets the CPU do what it does, and reports once for each address: what was seen or lost, and what a
+; sensitive and not privileged. This is the list, in their two classes, executed once each. An audit intercepts every
+; one of them, lets the CPU do what it does, and reports once for each address: what was seen or lost, and what a
 ; paravirtualized kernel uses instead.
 ;
-; HLT, CLI and STI, which articles like to name here, are not on the list: they trap. IRET was not on it either, though it
-; drops IF as POPF does; it is counted here, INT n is not: it always ends in Xen.
+; HLT, CLI and STI, which articles like to name here, are not on the list: they trap. IRET was not on it either,
+; though it drops IF as POPF does; it is counted here, INT n is not: it always ends in Xen.
 
 .include "xen.inc"
 

@@ -12,15 +12,17 @@
 ; cr0, cr4, smsw, lmsw, clts: one register
 ; cs and ss: ring 0
 ; iret: IF too
+; a fault, a system call and IRET: IF 0 and IOPL 3 come back
+; in: ring 0 needs no permission
 ; sti; hlt: the event comes behind the instruction after STI
 ; """
-; exits = { gp = 25, sensitive = 22 }
+; exits = { gp = 26, sensitive = 28, bp = 1, gate = 1 }
 ; ---
-; What would it take to run a kernel that believes itself in ring 0? Each instruction of the lists so far would need its
-; correct result: what faults, by emulation; what is silent, by replacing it before it runs (as VMware's translator did in
-; 1999) or by a CPU that can be told to trap it (VT-x and AMD-V, from 2005 on). This laboratory's policy "full" shows the
-; result: all of them work on virtual registers, and nothing of Xen can be seen. Only the events still come Xen's way, by a
-; callback, and printing by a hypercall.
+; What would it take to run a kernel that believes itself in ring 0? Each instruction of the lists so far would need
+; its correct result: what faults, by emulation; what is silent, by replacing it before it runs (as VMware's
+; translator did in 1999) or by a CPU that can be told to trap it (VT-x and AMD-V, from 2005 on). This laboratory's
+; policy "full" shows the result: all of them work on virtual registers, and nothing of Xen can be seen. Only the
+; events still come Xen's way, by a callback, and printing by a hypercall.
 
 .include "xen.inc"
 
@@ -35,6 +37,7 @@
 start:
     map_shared_info
     set_callbacks on_event, on_event
+    hypercall set_trap_table, traps
     bind_virq VIRQ_TIMER
     mov [port], eax
 
@@ -121,8 +124,27 @@ returned:
     cli
     print_text "iret: IF too\n"
 
-    ; A timer in the past fires at once; masked, it stays pending. STI lets one instruction more through before the event
-    ; comes (SDM 2, STI), so that `sti; hlt` cannot sleep through it: here first with an INC, then with the HLT.
+    ; Xen's bounce frame, and the one of the direct gate of vector 80h, hold the flags as the kernel believes them.
+    pushf
+    or dword ptr [esp], EFLAGS_IOPL
+    popf
+    int3
+    int 0x80
+    pushf
+    pop eax
+    and eax, EFLAGS_IF | EFLAGS_IOPL
+    expect_eq eax, EFLAGS_IOPL
+    push EFLAGS_FIXED
+    popf
+    print_text "a fault, a system call and IRET: IF 0 and IOPL 3 come back\n"
+
+    mov eax, 0
+    in al, 0x80
+    expect_eq eax, 0xFF
+    print_text "in: ring 0 needs no permission\n"
+
+    ; A timer in the past fires at once; masked, it stays pending. STI lets one instruction more through before the
+    ; event comes (SDM 2, STI), so that `sti; hlt` cannot sleep through it: here first with an INC, then with the HLT.
     hypercall set_timer_op, 1, 0
     mov ebx, 0
     sti
@@ -139,6 +161,9 @@ returned:
 wrong:
     fail "SGDT does not show what LGDT loaded"
 
+on_trap:
+    iretd
+
 ; The flags on the stack have IF set, and IRET loads it.
 on_event:
     mov [ebx_then], ebx
@@ -151,6 +176,10 @@ on_event:
 
 .include "xen_routines.inc"
 
+trap_table_begin traps
+    trap VECTOR_BP, 0, on_trap
+    trap 0x80, 3, on_trap
+trap_table_end
 events: .long 0
 port: .long 0
 ebx_then: .long 0

@@ -15,11 +15,11 @@
 ; """
 ; exits = { gp = 4, bp = 2, of = 1, db = 1, gate = 1 }
 ; ---
-; INT n asks the IDT, and the IDT is Xen's. All its gates have DPL 0 but 3 and 4 (DPL 3), 82h (DPL 1), and 80h if the guest
-; asked for it. So nearly every INT n of ring 1 is #GP(n * 8 + 2): the vector, and bit 1 for "in the IDT" (SDM 3 section
-; 6.13). Xen knows such a fault by that bit, and looks at the entry that the guest gave for n in its trap table: if that
-; entry's DPL allows the ring, EIP moves behind the instruction and the guest's handler is entered as by the CPU, without an
-; error code. If not, the fault stays a fault (arch/x86/traps.c, do_general_protection).
+; INT n asks the IDT, and the IDT is Xen's. All its gates have DPL 0 but 3 and 4 (DPL 3), 82h (DPL 1), and 80h if the
+; guest asked for it. So nearly every INT n of ring 1 is #GP(n * 8 + 2): the vector, and bit 1 for "in the IDT" (SDM 3
+; section 6.13). Xen knows such a fault by that bit, and looks at the entry that the guest gave for n in its trap
+; table: if that entry's DPL allows the ring, EIP moves behind the instruction and the guest's handler is entered as
+; by the CPU, without an error code. If not, the fault stays a fault (arch/x86/traps.c, do_general_protection).
 ;
 ; Vector 80h is special: set_trap_table makes it a real gate, so that system calls need no hypervisor at all.
 

@@ -10,10 +10,11 @@
 ; """
 ; exits = { gp = 7, pf = 0, nm = 0 }
 ; ---
-; An application must not talk to Xen: the gate of vector 82h has DPL 1, so INT 82h in ring 3 is #GP(82h * 8 + 2), #GP(412h).
-; Xen gives that to the guest's kernel, on the stack that the kernel named by stack_switch, with the application's SS:ESP on
-; it, as the CPU would have done through a TSS. If the kernel's trap table has an entry 82h for ring 3, the same instruction
-; is an ordinary software interrupt instead: a kernel may lend the vector to its applications, Xen does not.
+; An application must not talk to Xen: the gate of vector 82h has DPL 1, so INT 82h in ring 3 is #GP(82h * 8 + 2),
+; #GP(412h). Xen gives that to the guest's kernel, on the stack that the kernel named by stack_switch, with the
+; application's SS:ESP on it, as the CPU would have done through a TSS. If the kernel's trap table has an entry 82h
+; for ring 3, the same instruction is an ordinary software interrupt instead: a kernel may lend the vector to its
+; applications, Xen does not.
 ;
 ; CLTS is emulated for the kernel only. CLI and IN look at the virtual IOPL: for ring 3 it would have to be 3.
 

@@ -15,9 +15,10 @@
 ; """
 ; exits = { de = 1, bp = 1, of = 1, br = 1, ud = 1, gp = 1, pf = 2 }
 ; ---
-; A fault is reported before the instruction had any effect, with EIP at it, so that it can be tried again; a trap after it,
-; with EIP behind it (SDM 3, table 6-1). Xen adds nothing: it bounces to the guest's trap table what the CPU raised, with an
-; error code where the CPU gives one (vectors 8, 10 to 14, 17), and with CR2 in vcpu_info for a page fault.
+; A fault is reported before the instruction had any effect, with EIP at it, so that it can be tried again; a trap
+; after it, with EIP behind it (SDM 3, table 6-1). Xen adds nothing: it bounces to the guest's trap table what the CPU
+; raised, with an error code where the CPU gives one (vectors 8, 10 to 14, 17), and with CR2 in vcpu_info for a page
+; fault.
 
 .include "xen.inc"
 

@@ -10,11 +10,11 @@
 ; """
 ; exits = { db = 8, gp = 12 }
 ; ---
-; With EFLAGS.TF the CPU raises #DB after each instruction: a trap, with EIP at the next one. The POPF that sets TF is not
-; counted, the instruction behind it is the first (SDM 3 section 17.3.1.4). An instruction breakpoint, a DR0 that DR7
-; enables, is a fault: #DB before the instruction, which runs when RF is set in the flags that the handler returns by.
-; DR6 tells them apart: BS (bit 14) and B0 (bit 0). Xen keeps it in the guest's virtual DR6, and clears TF on the way into
-; the handler, as the CPU does.
+; With EFLAGS.TF the CPU raises #DB after each instruction: a trap, with EIP at the next one. The POPF that sets TF is
+; not counted, the instruction behind it is the first (SDM 3 section 17.3.1.4). An instruction breakpoint, a DR0 that
+; DR7 enables, is a fault: #DB before the instruction, which runs when RF is set in the flags that the handler returns
+; by. DR6 tells them apart: BS (bit 14) and B0 (bit 0). Xen keeps it in the guest's virtual DR6, and clears TF on the
+; way into the handler, as the CPU does.
 ;
 ; What Xen emulates is stepped over without a #DB in 3.0: EIP moves, TF stays, and the next instruction traps.
 
@@ -81,7 +81,8 @@ watched:
     print_text "DR0: a fault at the instruction, B0 in DR6\n"
     shutdown poweroff
 
-; Stack after two PUSHes: EIP at +8, CS, EFLAGS at +16. IRET brings back TF, for the next step, and RF, for the breakpoint.
+; Stack after two PUSHes: EIP at +8, CS, EFLAGS at +16. IRET brings back TF, for the next step, and RF, for the
+; breakpoint.
 on_db:
     push eax
     push ecx

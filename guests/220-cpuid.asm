@@ -12,10 +12,11 @@
 ; """
 ; exits = { cpuid = 3, ud = 4, gp = 0 }
 ; ---
-; CPUID is not privileged either: a guest sees what the machine can do, and tries to use it. The kernels of 3.0.0 had a list
-; of features to ignore. From 3.0.2 on they put five bytes before it: UD2 and the letters "xen". The CPU raises #UD at the
-; UD2; Xen looks, finds its mark and a CPUID behind it, answers as suits a guest in ring 1, and goes on behind all seven
-; bytes (arch/x86/traps.c, emulate_forced_invalid_op). Taken out of leaf 1: VME DE PSE PGE SEP, and MTRR.
+; CPUID is not privileged either: a guest sees what the machine can do, and tries to use it. The kernels of 3.0.0 had
+; a list of features to ignore. From 3.0.2 on they put five bytes before it: UD2 and the letters "xen". The CPU raises
+; #UD at the UD2; Xen looks, finds its mark and a CPUID behind it, answers as suits a guest in ring 1, and goes on
+; behind all seven bytes (arch/x86/traps.c, emulate_forced_invalid_op). Taken out of leaf 1: VME DE PSE PGE SEP, and
+; MTRR.
 
 .include "xen.inc"
 

@@ -13,17 +13,18 @@
 ; exits = { nm = 2, gp = 8 }
 ; hypercalls = { fpu_taskswitch = 3 }
 ; ---
-; Nobody wants to save 500 bytes of FPU state at each switch. CR0.TS makes the next FPU instruction fault (#NM), and only
-; then the owner changes. Kernels do so between tasks, Xen does so between virtual CPUs, and there is one real TS. So Xen
-; keeps a virtual one for the guest and a note whether this virtual CPU has used ("dirtied") the FPU since it was scheduled:
+; Nobody wants to save 500 bytes of FPU state at each switch. CR0.TS makes the next FPU instruction fault (#NM), and
+; only then the owner changes. Kernels do so between tasks, Xen does so between virtual CPUs, and there is one real
+; TS. So Xen keeps a virtual one for the guest and a note whether this virtual CPU has used ("dirtied") the FPU since
+; it was scheduled:
 ;
 ;   fpu_taskswitch(1)   virtual TS := 1, real TS := 1
-;   CLTS                virtual TS := 0; the real TS only if the FPU is dirtied: otherwise it still holds another's state
+;   CLTS                virtual TS := 0; the real TS only if the FPU is dirtied: else it still holds another's state
 ;   #NM                 real TS := 0, dirtied := 1; the kernel is told if the virtual TS was set, which clears that too
 ;
 ; (arch/x86/traps.c, do_fpu_taskswitch and math_state_restore.) CLTS comes to do_fpu_taskswitch(0) by way of #GP and
-; emulate_privileged_op, so the hypercall saves the trap, not the work. The article this laboratory follows says that CLTS
-; is not replaced by a hypercall; Xen's own Linux of 3.0 did replace it.
+; emulate_privileged_op, so the hypercall saves the trap, not the work. The article this laboratory follows says that
+; CLTS is not replaced by a hypercall; Xen's own Linux of 3.0 did replace it.
 
 .include "xen.inc"
 

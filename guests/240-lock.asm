@@ -11,9 +11,9 @@
 ; """
 ; exits = { ud = 8, gp = 0 }
 ; ---
-; LOCK (F0) is for a few instructions that read and write memory; anywhere else the CPU raises #UD (SDM 2, LOCK), and it does
-; so while decoding, before it asks for privileges (SDM 3, table 6-2). So a privileged instruction with LOCK never is the
-; #GP that an emulator waits for, and Xen's prefix loop, which skips F0 like any other, never sees one.
+; LOCK (F0) is for a few instructions that read and write memory; anywhere else the CPU raises #UD (SDM 2, LOCK), and
+; it does so while decoding, before it asks for privileges (SDM 3, table 6-2). So a privileged instruction with LOCK
+; never is the #GP that an emulator waits for, and Xen's prefix loop, which skips F0 like any other, never sees one.
 
 .include "xen.inc"
 

@@ -19,13 +19,13 @@
 ; update_va_mapping = 9
 ; ---
 ;
-; A page fault of a guest goes to the hypervisor first, because the CPU's IDT is the hypervisor's. Xen keeps those that
-; are its own affair and bounces the rest to the kernel's handler (x86_32/entry.S, create_bounce_frame): error code, EIP,
-; CS and EFLAGS are pushed as the CPU would. Only CR2 is elsewhere: ring 1 cannot read the register without a trap, so Xen
-; leaves the address in vcpu_info of the shared page.
+; A page fault of a guest goes to the hypervisor first, because the CPU's IDT is the hypervisor's. Xen keeps those
+; that are its own affair and bounces the rest to the kernel's handler (x86_32/entry.S, create_bounce_frame): error
+; code, EIP, CS and EFLAGS are pushed as the CPU would. Only CR2 is elsewhere: ring 1 cannot read the register
+; without a trap, so Xen leaves the address in vcpu_info of the shared page.
 ;
-; The error code (SDM 3, section 4.7): bit 0 the page is present, bit 1 it was a write, bit 2 it came from ring 3. Ring 1
-; counts as supervisor, so a kernel sees bit 2 clear for its own faults, just as it would in ring 0.
+; The error code (SDM 3, section 4.7): bit 0 the page is present, bit 1 it was a write, bit 2 it came from ring 3.
+; Ring 1 counts as supervisor, so a kernel sees bit 2 clear for its own faults, just as it would in ring 0.
 
 .include "xen.inc"
 .include "xen_memory.inc"

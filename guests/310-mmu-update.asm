@@ -18,13 +18,14 @@
 ; [expect.exits]
 ; pf = 1
 ; ---
-; Page tables of a Xen guest are the real ones: the CPU walks what the guest wrote, so entries hold machine frame numbers
-; (mfn), not the guest's own page numbers (pfn). The guest translates: pfn -> mfn by the p2m list that start_info names,
-; mfn -> pfn by Xen's machine-to-physical table, which everybody may read at 0xFC000000.
+; Page tables of a Xen guest are the real ones: the CPU walks what the guest wrote, so entries hold machine frame
+; numbers (mfn), not the guest's own page numbers (pfn). The guest translates: pfn -> mfn by the p2m list that
+; start_info names, mfn -> pfn by Xen's machine-to-physical table, which everybody may read at 0xFC000000.
 ;
-; What keeps this safe is that the guest may read its tables but never write them: they are mapped read-only, and each
-; change is a request {machine address of the entry, new entry} that Xen checks (xen/arch/x86/mm.c, do_mmu_update). Many
-; requests travel in one hypercall; the first bad one ends it, and a counter says how far it came.
+; What keeps this safe is that the guest may read its tables but never write them: they are mapped read-only, and
+; each change is a request {machine address of the entry, new entry} that Xen checks (xen/arch/x86/mm.c,
+; do_mmu_update). Many requests travel in one hypercall; the first bad one ends it, and a counter says how far it
+; came.
 
 .include "xen.inc"
 .include "xen_memory.inc"

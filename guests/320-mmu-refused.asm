@@ -25,8 +25,9 @@
 ; gp = 0
 ; nested = 0
 ; ---
-; A ring-1 kernel is supervisor for the paging hardware, and Xen lives in the same address space: only what the entries
-; say keeps them apart. So Xen refuses, with -EINVAL (xen/arch/x86/mm.c, get_page_from_l1e and mod_l2_entry):
+; A ring-1 kernel is supervisor for the paging hardware, and Xen lives in the same address space: only what the
+; entries say keeps them apart. So Xen refuses, with -EINVAL (xen/arch/x86/mm.c, get_page_from_l1e and
+; mod_l2_entry):
 ;   - frames that the domain does not own;
 ;   - writable mappings of frames that the CPU reads as page tables or descriptors: page types with counts see to that;
 ;   - PS in an L2 entry (4 MiB at once, unchecked) and PAT in an L1 entry, which is the same bit; G, because Xen's

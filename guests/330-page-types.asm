@@ -16,9 +16,10 @@
 ; [expect.exits]
 ; pf = 0
 ; ---
-; Xen remembers of each frame one type at a time and a count of uses in that type (xen/arch/x86/mm.c, get_page_type).
-; The type changes only while the count is 0. That one rule is the whole protection: as long as any directory uses a frame
-; as a page table, no entry can make it writable; as long as any entry makes it writable, no directory can use it.
+; Xen remembers of each frame one type at a time and a count of uses in that type (xen/arch/x86/mm.c,
+; get_page_type). The type changes only while the count is 0. That one rule is the whole protection: as long as any
+; directory uses a frame as a page table, no entry can make it writable; as long as any entry makes it writable, no
+; directory can use it.
 ;
 ; Becoming a page table means that all 1024 entries are checked. Pinning (mmuext_op) holds the type for a kernel that
 ; wants the check to be done once, though the table is taken out and put in at every context switch.

@@ -18,13 +18,14 @@
 ; pf = 1
 ; gp = 4
 ; ---
-; A kernel switches processes by loading another page directory. It makes one out of an ordinary page: the entries of its
-; own half are copied, the private ones added, the page is mapped read-only, and NEW_BASEPTR asks Xen to validate and load
-; it. Xen fills the top slots with its own entries: the hypervisor is mapped in every address space, so that an exit need
-; not switch it (arch/x86/mm.c, alloc_l2_table).
+; A kernel switches processes by loading another page directory. It makes one out of an ordinary page: the entries
+; of its own half are copied, the private ones added, the page is mapped read-only, and NEW_BASEPTR asks Xen to
+; validate and load it. Xen fills the top slots with its own entries: the hypervisor is mapped in every address
+; space, so that an exit need not switch it (arch/x86/mm.c, alloc_l2_table).
 ;
-; An unported MOV to CR3 is privileged, faults, and ends in the same function. Its operand is a machine address; a frame
-; that is no page directory gives #GP(0) since 3.0.4 (3.0.0 ignored the failure, and took the operand for a frame number).
+; An unported MOV to CR3 is privileged, faults, and ends in the same function. Its operand is a machine address; a
+; frame that is no page directory gives #GP(0) since 3.0.4 (3.0.0 ignored the failure, and took the operand for a
+; frame number).
 
 .include "xen.inc"
 .include "xen_memory.inc"

@@ -16,9 +16,9 @@
 ; [expect.hypercalls]
 ; mmu_update = 2
 ; ---
-; An old trick: put the directory into one of its own slots. The CPU then walks it as if it were a page table, and all
-; page tables of the address space appear as one array of 1024 * 1024 entries, here from 0x80000000 on. Entry n, for the
-; page at n * 4096, is the dword at 0x80000000 + 4 * n.
+; An old trick: put the directory into one of its own slots. The CPU then walks it as if it were a page table, and
+; all page tables of the address space appear as one array of 1024 * 1024 entries, here from 0x80000000 on. Entry n,
+; for the page at n * 4096, is the dword at 0x80000000 + 4 * n.
 ;
 ; Xen allows it read-only (arch/x86/mm.c, get_linear_pagetable): a page directory that counts as a page table must not
 ; become writable by it.

@@ -18,10 +18,11 @@
 ; vm_assist = 3
 ; mmu_update = 0
 ; ---
-; A kernel that was ported in a hurry writes its page tables with plain instructions. They are mapped read-only, so each
-; store faults: present, write, supervisor. If the kernel asked for it, Xen looks at the fault first: when the address is
-; an entry of an L1 table, it decodes the instruction, checks the new entry like any other, and completes the store
-; (arch/x86/mm.c, ptwr_do_page_fault). Convenient, and one trap for each entry: 600-multicall.asm shows the quick way.
+; A kernel that was ported in a hurry writes its page tables with plain instructions. They are mapped read-only, so
+; each store faults: present, write, supervisor. If the kernel asked for it, Xen looks at the fault first: when the
+; address is an entry of an L1 table, it decodes the instruction, checks the new entry like any other, and completes
+; the store (arch/x86/mm.c, ptwr_do_page_fault). Convenient, and one trap for each entry: 600-multicall.asm shows
+; the quick way.
 
 .include "xen.inc"
 .include "xen_memory.inc"

@@ -20,9 +20,10 @@
 ; [expect.hypercalls]
 ; memory_op = 12
 ; ---
-; A balloon driver returns frames to Xen and gets others later (drivers/xen/balloon). decrease_reservation takes a list of
-; machine frames; populate_physmap a list of page numbers, and puts the frames that they got in their place (since 3.0.2).
-; The result is how many were done, not an error: a list is worked through until something does not go.
+; A balloon driver returns frames to Xen and gets others later (drivers/xen/balloon). decrease_reservation takes a
+; list of machine frames; populate_physmap a list of page numbers, and puts the frames that they got in their place
+; (since 3.0.2). The result is how many were done, not an error: a list is worked through until something does not
+; go.
 
 .include "xen.inc"
 .include "xen_memory.inc"

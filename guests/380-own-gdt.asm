@@ -20,10 +20,10 @@
 ; pf = 2
 ; gp = 0
 ; ---
-; The GDT of a guest is mapped by Xen at an address of its own: pages 0 to 13 are the guest's, page 14 is Xen's and holds
-; the flat segments 0xE019 and the rest (asm-x86/desc.h). The guest names the frames of its pages by set_gdt; Xen checks
-; every descriptor in them, gives the frames the type "GDT", and from then on nobody can map them writable.
-; update_descriptor changes one, by machine address, with the same check.
+; The GDT of a guest is mapped by Xen at an address of its own: pages 0 to 13 are the guest's, page 14 is Xen's and
+; holds the flat segments 0xE019 and the rest (asm-x86/desc.h). The guest names the frames of its pages by set_gdt;
+; Xen checks every descriptor in them, gives the frames the type "GDT", and from then on nobody can map them
+; writable. update_descriptor changes one, by machine address, with the same check.
 ;
 ; Xen reloads DS, ES, FS and GS on every way back to the guest (x86_32/entry.S, restore_all_guest), so a changed
 ; descriptor takes effect without a load by the guest itself.
@@ -84,7 +84,7 @@ back:
     print_text "After update_descriptor the same selector leads elsewhere: "
     call print_fs
 
-    ; The CPU's own fault there is a page fault at an address that the guest knows nothing of: Xen makes it #GP(selector).
+    ; The CPU's own fault is a page fault at an address that the guest knows nothing of: Xen makes it #GP(selector).
     raises VECTOR_GP, BEYOND & 0xFFFC, call load_beyond
     add esp, 4                                   ; what CALL had pushed
     print_text "Behind our entries are Xen's, and nothing between: #GP("

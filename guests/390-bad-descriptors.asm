@@ -30,12 +30,12 @@
 ; update_descriptor = 14
 ; ---
 ; With a descriptor of DPL 0 a kernel would be in ring 0 by one far jump, so check_descriptor is the wall
-; (arch/x86/x86_32/mm.c): a present descriptor has DPL 1, 2 or 3; bases and limits stay below Xen, page-granular limits are
-; cut, byte-granular ones refused; of the system types only the 32-bit call gate passes, if it leads to a selector that a
-; guest may enter: the flat ring-1 code segment, or one of its own with RPL 1.
+; (arch/x86/x86_32/mm.c): a present descriptor has DPL 1, 2 or 3; bases and limits stay below Xen, page-granular
+; limits are cut, byte-granular ones refused; of the system types only the 32-bit call gate passes, if it leads to a
+; selector that a guest may enter: the flat ring-1 code segment, or one of its own with RPL 1.
 ;
-; The accepted gate works like on bare hardware: a far call from ring 3 takes SS1:ESP1 from the TSS, where stack_switch had
-; put the kernel's stack, and no hypervisor is in the way.
+; The accepted gate works like on bare hardware: a far call from ring 3 takes SS1:ESP1 from the TSS, where
+; stack_switch had put the kernel's stack, and no hypervisor is in the way.
 
 .include "xen.inc"
 .include "xen_memory.inc"

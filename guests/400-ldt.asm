@@ -19,10 +19,11 @@
 ; # the page that Xen maps, and the one that it will not
 ; pf = 2
 ; ---
-; MMUEXT_SET_LDT takes a linear address and a number of entries, and does next to nothing: the LDTR gets an area of Xen's
-; in which no page is mapped. When the CPU reads a descriptor there, it faults; Xen looks up the guest's page, checks all of
-; its descriptors, gives it the type "LDT", maps it, and lets the instruction go on (arch/x86/traps.c, fixup_page_fault;
-; arch/x86/mm.c, map_ldt_shadow_page). If the page will not do, the kernel gets a page fault at the address of its own LDT.
+; MMUEXT_SET_LDT takes a linear address and a number of entries, and does next to nothing: the LDTR gets an area of
+; Xen's in which no page is mapped. When the CPU reads a descriptor there, it faults; Xen looks up the guest's page,
+; checks all of its descriptors, gives it the type "LDT", maps it, and lets the instruction go on (arch/x86/traps.c,
+; fixup_page_fault; arch/x86/mm.c, map_ldt_shadow_page). If the page will not do, the kernel gets a page fault at
+; the address of its own LDT.
 
 .include "xen.inc"
 .include "xen_memory.inc"

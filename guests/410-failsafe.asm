@@ -17,10 +17,11 @@
 ; np = 0
 ; gp = 0
 ; ---
-; On each way back to a guest Xen pops DS, ES, FS and GS and then executes IRET (x86_32/entry.S, restore_all_guest). Any of
-; these can fault if the guest has changed the descriptor since, and the fault is Xen's own, in ring 0. It hands the problem
-; to where it came from: the failsafe callback. Its frame is a bounce frame with DS, ES, FS and GS on top, and all four are
-; null on entry. The handler mends what it can, reloads them, and returns to the interrupted place.
+; On each way back to a guest Xen pops DS, ES, FS and GS and then executes IRET (x86_32/entry.S, restore_all_guest).
+; Any of these can fault if the guest has changed the descriptor since, and the fault is Xen's own, in ring 0. It
+; hands the problem to where it came from: the failsafe callback. Its frame is a bounce frame with DS, ES, FS and GS
+; on top, and all four are null on entry. The handler mends what it can, reloads them, and returns to the
+; interrupted place.
 
 .include "xen.inc"
 .include "xen_memory.inc"
@@ -70,8 +71,8 @@ behind_iret:
     print_text "The same by the iret hypercall with a bad CS: failsafe.\n"
     shutdown poweroff
 
-; Stack: DS, ES, FS, GS, EIP, CS | saved upcall mask << 16, EFLAGS. The segments are null: the stack and the code segment
-; are all that works.
+; Stack: DS, ES, FS, GS, EIP, CS | saved upcall mask << 16, EFLAGS. The segments are null: the stack and the code
+; segment are all that works.
 failsafe:
     push eax
     mov eax, ss

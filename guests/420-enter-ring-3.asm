@@ -20,9 +20,10 @@
 ; iret = 1
 ; stack_switch = 1
 ; ---
-; Applications run in ring 3 as ever; it is the kernel that has moved, from 0 to 1. IRET to an outer ring is not privileged,
-; so the kernel enters ring 3 by itself. Its frame: EIP, CS, EFLAGS, ESP, SS. The iret hypercall (3.0.2) takes the same
-; with EAX on top, and does one thing more, as a single step: IF of the frame becomes "events deliverable".
+; Applications run in ring 3 as ever; it is the kernel that has moved, from 0 to 1. IRET to an outer ring is not
+; privileged, so the kernel enters ring 3 by itself. Its frame: EIP, CS, EFLAGS, ESP, SS. The iret hypercall (3.0.2)
+; takes the same with EAX on top, and does one thing more, as a single step: IF of the frame becomes "events
+; deliverable".
 ;
 ; Ring 3 reaches only pages with U in their entries. The builder sets it in no page, so the guest opens what its
 ; application needs. On the way back the CPU finds SS1:ESP1 in the TSS: the stack that stack_switch set.

@@ -22,8 +22,9 @@
 ;   system call   int 0x80   ring 3 -> ring 1   the guest kernel; Xen's IDT holds a real trap gate that leads there
 ;   hypercall     int 0x82   ring 1 -> ring 0   Xen; the gate has DPL 1, so ring 3 cannot use it
 ;
-; So "hypercalls are the system calls of a kernel" is right, and an application's system calls cost what they cost without
-; a hypervisor. This one condition: the trap entry for 0x80 must not ask for masked events (440-masked-system-call.asm).
+; So "hypercalls are the system calls of a kernel" is right, and an application's system calls cost what they cost
+; without a hypervisor. This one condition: the trap entry for 0x80 must not ask for masked events
+; (440-masked-system-call.asm).
 
 .include "xen.inc"
 .include "xen_memory.inc"

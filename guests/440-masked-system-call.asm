@@ -13,10 +13,11 @@
 ; gate = 1
 ; gp = 2
 ; ---
-; A trap gate of the CPU cannot set a byte in memory. So a kernel that wants events masked on entry (flag 4 of the trap
-; entry) gets no gate for 0x80: the IDT entry has DPL 0, the INT raises #GP(0x402), that is vector * 8 + 2, and Xen looks
-; into the guest's table (arch/x86/traps.c, do_general_protection). If the entry's own DPL admits the caller, Xen moves EIP
-; past the INT, masks, and bounces without an error code. If not, the kernel gets the #GP, with EIP at the INT.
+; A trap gate of the CPU cannot set a byte in memory. So a kernel that wants events masked on entry (flag 4 of the
+; trap entry) gets no gate for 0x80: the IDT entry has DPL 0, the INT raises #GP(0x402), that is vector * 8 + 2, and
+; Xen looks into the guest's table (arch/x86/traps.c, do_general_protection). If the entry's own DPL admits the
+; caller, Xen moves EIP past the INT, masks, and bounces without an error code. If not, the kernel gets the #GP,
+; with EIP at the INT.
 
 .include "xen.inc"
 .include "xen_memory.inc"

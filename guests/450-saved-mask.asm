@@ -18,12 +18,13 @@
 ; [expect.hypercalls]
 ; iret = 1
 ; ---
-; The real IF is 1 whenever a guest runs; its virtual IF is the inverse of evtchn_upcall_mask. Xen saves that byte where a
-; bounce frame has room: in bits 23:16 of the CS slot. It also makes IF of the EFLAGS image say the same, for kernels that
-; look there (x86_32/entry.S, create_bounce_frame). On entry the mask changes only if the trap entry asks for it.
+; The real IF is 1 whenever a guest runs; its virtual IF is the inverse of evtchn_upcall_mask. Xen saves that byte
+; where a bounce frame has room: in bits 23:16 of the CS slot. It also makes IF of the EFLAGS image say the same,
+; for kernels that look there (x86_32/entry.S, create_bounce_frame). On entry the mask changes only if the trap
+; entry asks for it.
 ;
-; On the way back IRET restores nothing of this: at IOPL 0 it leaves IF alone, and of the mask it knows nothing. The kernel
-; stores the byte itself, or uses the iret hypercall, for which IF of the frame decides.
+; On the way back IRET restores nothing of this: at IOPL 0 it leaves IF alone, and of the mask it knows nothing. The
+; kernel stores the byte itself, or uses the iret hypercall, for which IF of the frame decides.
 
 .include "xen.inc"
 

@@ -16,10 +16,10 @@
 ; [expect.hypercalls]
 ; sched_op = 1
 ; ---
-; Xen emulates privileged instructions for a guest's kernel only: for ring 3 each is bounced as #GP(0), as bare hardware
-; would do it, but for CLI, STI and port I/O, which depend on the virtual IOPL and the I/O bitmap (arch/x86/traps.c,
-; emulate_privileged_op). A hypercall is refused by the CPU itself: gate 0x82 has DPL 1, so INT raises #GP(0x412). To the
-; kernel that is a fault of the application like any other.
+; Xen emulates privileged instructions for a guest's kernel only: for ring 3 each is bounced as #GP(0), as bare
+; hardware would do it, but for CLI, STI and port I/O, which depend on the virtual IOPL and the I/O bitmap
+; (arch/x86/traps.c, emulate_privileged_op). A hypercall is refused by the CPU itself: gate 0x82 has DPL 1, so INT
+; raises #GP(0x412). To the kernel that is a fault of the application like any other.
 
 .include "xen.inc"
 .include "xen_memory.inc"

@@ -18,10 +18,10 @@
 ; # the WRMSR, and one that Xen refuses
 ; gp = 2
 ; ---
-; int 0x82 is how this Xen takes hypercalls on this CPU; another may want SYSENTER, or VMCALL for a guest in a VM. So since
-; 3.0.2 Xen fills a page of the guest's with one stub of 32 bytes a number, and the guest calls stub n at page + 32 * n.
-; Where the page is the guest says in its image; here by the label `hypercall_page`. WRMSR to 0x40000000 fills another one,
-; given by machine frame (arch/x86/traps.c, wrmsr_hypervisor_regs).
+; int 0x82 is how this Xen takes hypercalls on this CPU; another may want SYSENTER, or VMCALL for a guest in a VM.
+; So since 3.0.2 Xen fills a page of the guest's with one stub of 32 bytes a number, and the guest calls stub n at
+; page + 32 * n. Where the page is the guest says in its image; here by the label `hypercall_page`. WRMSR to
+; 0x40000000 fills another one, given by machine frame (arch/x86/traps.c, wrmsr_hypervisor_regs).
 
 .include "xen.inc"
 .include "xen_memory.inc"

@@ -12,8 +12,8 @@
 ; callback_op = 6
 ; set_callbacks = 0
 ; ---
-; set_callbacks takes both entry points at once and has no room for more; callback_op (3.0.3) takes one, by type, with the
-; selector and the address. Types for other architectures, and taking one back, are -EINVAL here
+; set_callbacks takes both entry points at once and has no room for more; callback_op (3.0.3) takes one, by type,
+; with the selector and the address. Types for other architectures, and taking one back, are -EINVAL here
 ; (arch/x86/x86_32/traps.c, do_callback_op).
 
 .include "xen.inc"

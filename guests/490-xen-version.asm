@@ -14,8 +14,8 @@
 ; [expect.hypercalls]
 ; xen_version = 11
 ; ---
-; Call 17 has a number of small questions (common/kernel.c). The cheapest of them is also how a guest gives Xen an occasion
-; to deliver a pending event: any hypercall would do, and this one does nothing else.
+; Call 17 has a number of small questions (common/kernel.c). The cheapest of them is also how a guest gives Xen an
+; occasion to deliver a pending event: any hypercall would do, and this one does nothing else.
 
 .include "xen.inc"
 

@@ -11,8 +11,9 @@
 ; [expect.hypercalls]
 ; vcpu_op = 7
 ; ---
-; Most of vcpu_op brings up further processors; this machine has one. Of use to it is the runstate record (3.0.2): the time
-; that the vCPU spent running, runnable, blocked and offline, in ns. A kernel tells from it how much time was stolen.
+; Most of vcpu_op brings up further processors; this machine has one. Of use to it is the runstate record (3.0.2):
+; the time that the vCPU spent running, runnable, blocked and offline, in ns. A kernel tells from it how much time
+; was stolen.
 
 .include "xen.inc"
 

@@ -18,9 +18,10 @@
 ; set_debugreg = 7
 ; get_debugreg = 3
 ; ---
-; Debug registers are per CPU, and a breakpoint on an address of Xen's would be a way to make it stumble. So a guest gets
-; only breakpoints on its own addresses, no general-detect (GD in DR7), no I/O breakpoints; reserved bits are kept right
-; (arch/x86/traps.c, set_debugreg). MOV to and from DRn is privileged, faults, and is emulated by the same two functions.
+; Debug registers are per CPU, and a breakpoint on an address of Xen's would be a way to make it stumble. So a guest
+; gets only breakpoints on its own addresses, no general-detect (GD in DR7), no I/O breakpoints; reserved bits are
+; kept right (arch/x86/traps.c, set_debugreg). MOV to and from DRn is privileged, faults, and is emulated by the
+; same two functions.
 
 .include "xen.inc"
 .include "xen_try.inc"

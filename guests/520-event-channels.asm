@@ -16,8 +16,9 @@
 ; gp = 0
 ; pf = 0
 ; ---
-; An event channel is the interrupt line of a paravirtual world: a port number on each end, one bit to say that something
-; happened (common/event_channel.c). Ports are given out from 1 on, the lowest free one first. Four kinds matter here:
+; An event channel is the interrupt line of a paravirtual world: a port number on each end, one bit to say that
+; something happened (common/event_channel.c). Ports are given out from 1 on, the lowest free one first. Four kinds
+; matter here:
 ;
 ;   unbound       waits for a domain to bind to it          alloc_unbound
 ;   interdomain   two ends; what one sends, the other gets   bind_interdomain

@@ -23,8 +23,8 @@
 ;   2. stop if its bit in evtchn_mask is set
 ;   3. set bit port / 32 in the vCPU's evtchn_pending_sel
 ;   4. set evtchn_upcall_pending
-; and on each way back to the guest: if evtchn_upcall_pending is set and evtchn_upcall_mask is not, call the event callback
-; with the mask set. Nothing is cleared by Xen: that is the guest's side, in the order of `upcall` below.
+; and on each way back to the guest: if evtchn_upcall_pending is set and evtchn_upcall_mask is not, call the event
+; callback with the mask set. Nothing is cleared by Xen: that is the guest's side, in the order of `upcall` below.
 
 .include "xen.inc"
 
@@ -94,8 +94,8 @@ start:
     expect_eq dword ptr [calls], 4
     shutdown poweroff
 
-; The guest's side: flag first, then the selector by exchange, then the ports of each word that it names. In this order an
-; event that arrives in between sets the flag again and is not lost.
+; The guest's side: flag first, then the selector by exchange, then the ports of each word that it names. In this
+; order an event that arrives in between sets the flag again and is not lost.
 upcall:
     pushad
     inc dword ptr [calls]

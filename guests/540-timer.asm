@@ -19,9 +19,10 @@
 ; # no instruction is counted here, so no timer interrupts one
 ; slice = 0
 ; ---
-; A guest has no interval timer; it asks for one event at an absolute system time (common/schedule.c, do_set_timer_op), and
-; idles by sched_op(block), which unmasks events and gives the CPU away until one arrives. With nothing else to do the
-; hypervisor's clock jumps to that time: what a real machine spends asleep costs nothing here.
+; A guest has no interval timer; it asks for one event at an absolute system time (common/schedule.c,
+; do_set_timer_op), and idles by sched_op(block), which unmasks events and gives the CPU away until one arrives.
+; With nothing else to do the hypervisor's clock jumps to that time: what a real machine spends asleep costs nothing
+; here.
 
 .include "xen.inc"
 
@@ -76,7 +77,8 @@ wait:
     print_text "Cancelled by 0, it does not fire.\n"
     shutdown poweroff
 
-; EDX:EAX = system time. TSC and system time are one number here; 560-time.asm shows how they are connected in general.
+; EDX:EAX = system time. TSC and system time are one number here; 560-time.asm shows how they are connected in
+; general.
 read_clock:
     rdtsc
     ret

@@ -15,9 +15,10 @@
 ; [expect.hypercalls]
 ; iret = 1
 ; ---
-; block and HLT differ in one thing that matters: "unmask and sleep" is one step, as STI; HLT is on bare hardware. If an event
-; waits already, block does not sleep (common/schedule.c, do_block). poll, since 3.0.2, waits for one of a list of ports
-; or for a time without any callback: events must stay masked meanwhile. A kernel uses it where it cannot take interrupts.
+; block and HLT differ in one thing that matters: "unmask and sleep" is one step, as STI; HLT is on bare hardware.
+; If an event waits already, block does not sleep (common/schedule.c, do_block). poll, since 3.0.2, waits for one of
+; a list of ports or for a time without any callback: events must stay masked meanwhile. A kernel uses it where it
+; cannot take interrupts.
 
 .include "xen.inc"
 

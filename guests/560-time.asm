@@ -19,10 +19,11 @@
 ;   delta = RDTSC - tsc_timestamp, shifted left by tsc_shift (right if negative)
 ;   now   = system_time + (delta * tsc_to_system_mul >> 32)
 ;
-; A version that is odd, or has changed between the first and the last read, says that Xen was just writing: read again.
-; The wall clock is a second record: the time of day when system time was 0.
+; A version that is odd, or has changed between the first and the last read, says that Xen was just writing: read
+; again. The wall clock is a second record: the time of day when system time was 0.
 ;
-; In this laboratory time is virtual: it moves by a price an exit and jumps while the guest sleeps, so RDTSC is an exit.
+; In this laboratory time is virtual: it moves by a price an exit and jumps while the guest sleeps, so RDTSC is an
+; exit.
 
 .include "xen.inc"
 

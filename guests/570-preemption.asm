@@ -14,10 +14,10 @@
 ; [expect.hypercalls]
 ; iret = 2
 ; ---
-; The loop below makes no hypercall and traps nowhere. On a real machine the timer of the processor interrupts it: Xen takes
-; the interrupt, finds the guest's timer due, and bounces the event on the way back. The hypervisor here has no timer to
-; interrupt the CPU with; while a guest has one armed, instructions are counted instead, each a nanosecond, and the run of
-; the CPU ends when the timer is due.
+; The loop below makes no hypercall and traps nowhere. On a real machine the timer of the processor interrupts it:
+; Xen takes the interrupt, finds the guest's timer due, and bounces the event on the way back. The hypervisor here
+; has no timer to interrupt the CPU with; while a guest has one armed, instructions are counted instead, each a
+; nanosecond, and the run of the CPU ends when the timer is due.
 
 .include "xen.inc"
 

@@ -19,9 +19,9 @@
 ; sched_op_compat = 4
 ; sched_op = 0
 ; ---
-; Until 3.0.2 these calls took one pointer to a structure {command, union}, and sched_op a value instead of a pointer. The
-; forms with the command in a register got new numbers (32, 33, 29), and the old numbers stayed (common/compat.c): a kernel
-; of 3.0.0 still runs.
+; Until 3.0.2 these calls took one pointer to a structure {command, union}, and sched_op a value instead of a
+; pointer. The forms with the command in a register got new numbers (32, 33, 29), and the old numbers stayed
+; (common/compat.c): a kernel of 3.0.0 still runs.
 
 .include "xen.inc"
 

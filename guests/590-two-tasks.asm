@@ -16,15 +16,15 @@
 ; gate = 0
 ; pf = 0
 ; ---
-; Everything so far, in one small kernel. Two applications loop without ever calling it. A timer event preempts whichever
-; runs; the kernel saves its registers, takes the other's, and tells Xen two things: where the kernel's stack for this task
-; is, and that the FPU's contents belong to someone else now. Linux does these two in one multicall (arch/i386/kernel/
-; process.c of its Xen port, __switch_to), and so does this kernel.
+; Everything so far, in one small kernel. Two applications loop without ever calling it. A timer event preempts
+; whichever runs; the kernel saves its registers, takes the other's, and tells Xen two things: where the kernel's
+; stack for this task is, and that the FPU's contents belong to someone else now. Linux does these two in one
+; multicall (arch/i386/kernel/ process.c of its Xen port, __switch_to), and so does this kernel.
 ;
-; Saving and loading 512 bytes of FPU at every switch would be a waste: the next task may not need it. fpu_taskswitch(1)
-; sets TS, so its first FPU instruction raises #NM. Xen takes that first, clears TS, and bounces it because the guest asked
-; for TS (arch/x86/traps.c, math_state_restore). Only now the kernel moves the contents: FXSAVE for the owner, FXRSTOR for
-; the task that runs. If that is the owner itself, there is nothing to move.
+; Saving and loading 512 bytes of FPU at every switch would be a waste: the next task may not need it.
+; fpu_taskswitch(1) sets TS, so its first FPU instruction raises #NM. Xen takes that first, clears TS, and bounces
+; it because the guest asked for TS (arch/x86/traps.c, math_state_restore). Only now the kernel moves the contents:
+; FXSAVE for the owner, FXRSTOR for the task that runs. If that is the owner itself, there is nothing to move.
 
 .include "xen.inc"
 .include "xen_memory.inc"
@@ -41,7 +41,8 @@ TASK_ENDED = 8
 TASK_FPU = 16
 TASK_SIZE = 16 + 512
 
-; new_task TASK, EIP, ESP: leave on its kernel stack what `switched` takes off it: eight registers, and a frame for iret.
+; new_task TASK, EIP, ESP: leave on its kernel stack what `switched` takes off it: eight registers, and a frame for
+; iret.
 .macro new_task task, eip, esp
     mov ebp, esp
     mov esp, [\task + TASK_TOP]
@@ -69,7 +70,8 @@ start:
     mov eax, offset task_a
     jmp switch_to
 
-; EAX = the task to go on with. Does not return: the kernel stack that it leaves was put away, or is not needed any more.
+; EAX = the task to go on with. Does not return: the kernel stack that it leaves was put away, or is not needed any
+; more.
 switch_to:
     mov [current], eax
     mov ecx, [eax + TASK_TOP]

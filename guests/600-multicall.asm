@@ -17,11 +17,12 @@
 ; # 32 single ones, 1 multicall, 10 to print (5 a line), 1 to end
 ; hypercall = 44
 ; ---
-; An exit costs far more than what most hypercalls do. multicall takes a list of calls, each with its number, room for a
-; result, and arguments, and works through it in order (common/multicall.c). The network back end used it for the two or
-; three calls that each packet took; task switches use it (590-two-tasks.asm).
+; An exit costs far more than what most hypercalls do. multicall takes a list of calls, each with its number, room
+; for a result, and arguments, and works through it in order (common/multicall.c). The network back end used it for
+; the two or three calls that each packet took; task switches use it (590-two-tasks.asm).
 ;
-; Below 32 pages are protected one by one, and opened again by one list. The guest counts the INT 0x82 that it executes.
+; Below 32 pages are protected one by one, and opened again by one list. The guest counts the INT 0x82 that it
+; executes.
 
 .include "xen.inc"
 .include "xen_memory.inc"

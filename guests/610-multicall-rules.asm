@@ -16,9 +16,9 @@
 ; sched_op = 1
 ; sched_op_compat = 1
 ; ---
-; common/multicall.c: sequential; a result for each; the multicall's own result is 0, or -EFAULT if the list cannot be read.
-; An entry that is itself a multicall gets -EINVAL. sched_op(block) marks the vCPU as blocked, but it goes on until Xen's
-; next way out, which is behind the list.
+; common/multicall.c: sequential; a result for each; the multicall's own result is 0, or -EFAULT if the list cannot
+; be read. An entry that is itself a multicall gets -EINVAL. sched_op(block) marks the vCPU as blocked, but it goes
+; on until Xen's next way out, which is behind the list.
 
 .include "xen.inc"
 

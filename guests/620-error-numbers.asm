@@ -15,9 +15,9 @@
 ; pf = 0
 ; gp = 0
 ; ---
-; A hypercall takes pointers from a guest, and must not use them where the guest itself could not. access_ok says that the
-; range ends below Xen (asm-x86/x86_32/uaccess.h); a fault on the way, absent or read-only, is caught. Both are -EFAULT and
-; nothing else happens: Xen does not fault, and neither does the guest.
+; A hypercall takes pointers from a guest, and must not use them where the guest itself could not. access_ok says
+; that the range ends below Xen (asm-x86/x86_32/uaccess.h); a fault on the way, absent or read-only, is caught. Both
+; are -EFAULT and nothing else happens: Xen does not fault, and neither does the guest.
 ;
 ; The table below is a list of calls with the result that each must have. The loop makes them and compares.
 

@@ -15,10 +15,10 @@
 ; nested = 0
 ; engine = 0
 ; ---
-; Ring 1 is supervisor to the paging hardware, and Xen's pages are supervisor pages in the same address space. What keeps
-; them apart on 32-bit x86 is segmentation: every segment that a guest can load ends at 0xFC400000, and beyond there is a
-; #GP before any page is looked at (asm-x86/config.h; public/arch-x86_32.h). Only the machine-to-physical table lies below
-; that end, from 0xFC000000 on, for guests to read.
+; Ring 1 is supervisor to the paging hardware, and Xen's pages are supervisor pages in the same address space. What
+; keeps them apart on 32-bit x86 is segmentation: every segment that a guest can load ends at 0xFC400000, and beyond
+; there is a #GP before any page is looked at (asm-x86/config.h; public/arch-x86_32.h). Only the machine-to-physical
+; table lies below that end, from 0xFC000000 on, for guests to read.
 ;
 ; Each line below is an attempt, with the fault or the error that it must get.
 
@@ -93,8 +93,8 @@ ours:
     jb next_frame
     print_text "By forged entries: none of 64 low frames but the one that is shared.\n"
 
-    ; The CPU has a writable translation of `target`; the entry is made read-only without a flush; then the page becomes a
-    ; page table. If the old translation survived that, the next store would map any frame of the machine.
+    ; The CPU has a writable translation of `target`; the entry is made read-only without a flush; then the page
+    ; becomes a page table. If the old translation survived that, the next store would map any frame of the machine.
     mov dword ptr [target], 0
     page_entry target, PAGE_READONLY
     mov edx, eax

@@ -16,9 +16,10 @@
 ; nested = 0
 ; engine = 0
 ; ---
-; The CPU checks every way from ring 1 to ring 0; that is what rings are for (SDM 3, section 5.8). A far transfer needs a
-; descriptor of the right DPL or a gate, and Xen admits neither into GDT or LDT (390-bad-descriptors.asm). A return cannot
-; go inwards. What would change the rules is privileged. This guest tries each, with the fault that it must get.
+; The CPU checks every way from ring 1 to ring 0; that is what rings are for (SDM 3, section 5.8). A far transfer
+; needs a descriptor of the right DPL or a gate, and Xen admits neither into GDT or LDT (390-bad-descriptors.asm). A
+; return cannot go inwards. What would change the rules is privileged. This guest tries each, with the fault that it
+; must get.
 
 .include "xen.inc"
 .include "xen_memory.inc"

@@ -10,10 +10,10 @@
 ; ud = 1
 ; nested = 0
 ; ---
-; stack_switch checks only the ring of the selector: ESP is used when an event comes from ring 3, and checked then. Writing
-; a frame for the guest is the moment at which a careless hypervisor would write over itself. Xen tests the address like
-; any pointer of a guest's and catches the fault; either way there is nobody left to tell, and it ends the domain
-; (x86_32/entry.S, create_bounce_frame, domain_crash_synchronous).
+; stack_switch checks only the ring of the selector: ESP is used when an event comes from ring 3, and checked then.
+; Writing a frame for the guest is the moment at which a careless hypervisor would write over itself. Xen tests the
+; address like any pointer of a guest's and catches the fault; either way there is nobody left to tell, and it ends
+; the domain (x86_32/entry.S, create_bounce_frame, domain_crash_synchronous).
 
 .include "xen.inc"
 .include "xen_memory.inc"

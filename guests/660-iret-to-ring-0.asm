@@ -12,9 +12,9 @@
 ; [expect.exits]
 ; gp = 1
 ; ---
-; IRET executed by the guest is checked by the CPU, which does not return to an inner ring. The iret hypercall is executed
-; by Xen, in ring 0, on a frame that the guest wrote: there the same IRET would succeed. So Xen looks at the selector first
-; and ends a domain that asks for ring 0 (x86_32/traps.c, do_iret).
+; IRET executed by the guest is checked by the CPU, which does not return to an inner ring. The iret hypercall is
+; executed by Xen, in ring 0, on a frame that the guest wrote: there the same IRET would succeed. So Xen looks at
+; the selector first and ends a domain that asks for ring 0 (x86_32/traps.c, do_iret).
 
 .include "xen.inc"
 .include "xen_try.inc"

@@ -9,10 +9,10 @@
 ; [expect.exits]
 ; nested = 0
 ; ---
-; The VM flag of EFLAGS turns a task into a virtual 8086. Only ring 0 may set it: at CPL > 0 IRET ignores the bit of its
-; image (SDM 2, IRET), and POPF never touches it. The CPU of this laboratory does not ignore it: Unicorn 2.1.4 enters
-; virtual-8086 mode from ring 1. The hypervisor sees it at the next exit and ends the domain, so that nothing can be built
-; on it. On silicon the line behind the IRET would run.
+; The VM flag of EFLAGS turns a task into a virtual 8086. Only ring 0 may set it: at CPL > 0 IRET ignores the bit of
+; its image (SDM 2, IRET), and POPF never touches it. The CPU of this laboratory does not ignore it: Unicorn 2.1.4
+; enters virtual-8086 mode from ring 1. The hypervisor sees it at the next exit and ends the domain, so that nothing
+; can be built on it. On silicon the line behind the IRET would run.
 
 .include "xen.inc"
 

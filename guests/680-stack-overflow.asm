@@ -10,10 +10,10 @@
 ; # the first push beyond the end; the frame for it cannot be written either, and that is seen by Xen, not by the CPU
 ; pf = 1
 ; ---
-; A fault in ring 1 is delivered on the stack in use: there is no other, for a trap to the same ring does not switch. If the
-; fault is that this stack has ended, the frame has no place. Bare hardware would raise a double fault and, with a task
-; gate, switch to a stack of its own; Xen offers a guest no double fault and crashes the domain (x86_32/entry.S,
-; create_bounce_frame).
+; A fault in ring 1 is delivered on the stack in use: there is no other, for a trap to the same ring does not
+; switch. If the fault is that this stack has ended, the frame has no place. Bare hardware would raise a double
+; fault and, with a task gate, switch to a stack of its own; Xen offers a guest no double fault and crashes the
+; domain (x86_32/entry.S, create_bounce_frame).
 
 .include "xen.inc"
 .include "xen_memory.inc"

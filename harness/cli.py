@@ -294,7 +294,7 @@ def doctor() -> int:
     sound = True
     for check in checks():
         click.echo(check)
-        sound = sound and check.ok
+        sound = sound and check.holds
     return 0 if sound else ERROR_OR_CRASH
 
 

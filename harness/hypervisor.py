@@ -163,9 +163,9 @@ class Domain:
     def _next_slice(self, native: bool) -> int:
         """How many instructions to count from here. One that is left to the CPU was counted when it exited."""
         self._slice_end = self.clock.deadline
-        self._executed = int(native)
         remaining = self._remaining()
-        return remaining and remaining + self._executed
+        self._executed = int(native and remaining > 0)
+        return remaining + self._executed
 
     def _remaining(self) -> int:
         """Instructions up to the timer or the budget; 0 without either, for full speed."""
@@ -204,7 +204,7 @@ class Domain:
     def _on_exit(self, exit_: Exit) -> bool:
         vcpu, clock, seen = self.vcpu, self.clock, self.vcpu.seen
         regs = vcpu.regs
-        if self._step_flag is not None and self._stepped(exit_, self._step_flag):
+        if self._step_flag is not None and self._stepped(exit_):
             return False
         self.exits = n = self.exits + 1
         clock.now += EXIT_PRICE_NS
@@ -221,22 +221,23 @@ class Domain:
         kind = seen.kind
         counts = self.counts
         counts[kind] = counts.get(kind, 0) + 1
-        instruction = seen.instruction
+        instruction = vcpu.seen.instruction
         self._last.append((n, kind, eip, cpl, instruction, seen.handler, outcome, exit_.vector, clock.now))
         native = False
         if isinstance(outcome, Retire):
             assert instruction is not None
-            regs.eip += instruction.length
+            regs.eip = eip + instruction.length
         elif not isinstance(outcome, Resume):
             native = self._apply(outcome)
         self._native = native
-        if not native:
+        if not native and (vcpu.attention or clock.deadline is not None):
             self._enter()
         if vcpu.listening:
             self._tell(seen, eip, cpl, *self._told, outcome)
         if n >= self._max_exits and self._end is None:
             self._finish(Verdict.TIMEOUT, f"limit of {n} exits reached")
-        self._stop_if_due(counting)
+        if counting or self._end is not None or self._pausing or clock.deadline != self._slice_end:
+            self._stop_if_due(counting)
         return native
 
     def _stop_if_due(self, counting: bool) -> None:
@@ -340,7 +341,7 @@ class Domain:
         """Keep the instruction's bytes and text from before it is handled."""
         seen.raised, seen.call, seen.result = "", None, None
         seen.notes = []
-        base = self.vcpu.regs.segment(Seg.CS).base
+        base = self.vcpu.regs.base(Seg.CS)
         try:
             window = self.vcpu.linear.fetch((eip + base) & 0xFFFFFFFF)
             decoded = self.vcpu.decoder.decode((eip + base) & 0xFFFFFFFF, window)
@@ -399,9 +400,9 @@ class Domain:
     def _crash_report(self) -> CrashReport:
         vcpu = self.vcpu
         regs = vcpu.regs
-        eip = (regs.eip + regs.segment(Seg.CS).base) & 0xFFFFFFFF
+        eip = (regs.eip + regs.base(Seg.CS)) & 0xFFFFFFFF
         start = self._code_start(eip)
-        stack = (regs.gpr[4] + regs.segment(Seg.SS).base) & 0xFFFFFFFF
+        stack = (regs.gpr[4] + regs.base(Seg.SS)) & 0xFFFFFFFF
         words = []
         for n in range(_STACK_WORDS):
             try:

@@ -95,8 +95,8 @@ class LinearMemory:
         """The leaf entry that maps `linear` and its machine address: (entry, maddr). (0, 0) without a table."""
         if self.root is None:
             return 0, 0
-        at = self.root + (linear >> 20 & 0xFFC)
-        pde = self.memory.u32(at)
+        words, at = self.memory.words, self.root + (linear >> 20 & 0xFFC)
+        pde = words[at >> 2]
         if not pde & PTE_P:
             return 0, 0
         if pde & PTE_PS:
@@ -104,14 +104,14 @@ class LinearMemory:
         at = (pde & ~0xFFF) + (linear >> 10 & 0xFFC)
         if at + 4 > self.memory.size:
             return 0, 0
-        return self.memory.u32(at), at
+        return words[at >> 2], at
 
     def _walk(self, linear: int, write: bool) -> int:
         if self.root is None:
             return linear & ~0xFFF
         memory, code = self.memory, PFEC_W if write else 0
         at = self.root + (linear >> 20 & 0xFFC)
-        pde = memory.u32(at)
+        pde = memory.words[at >> 2]
         if not pde & PTE_P:
             raise PageFaultError(linear, code)
         if pde & PTE_PS:
@@ -121,7 +121,7 @@ class LinearMemory:
             frame = pde & 0xFFC00000 | linear & 0x3FF000
         else:
             leaf = (pde & ~0xFFF) + (linear >> 10 & 0xFFC)
-            pte = memory.u32(leaf) if leaf + 4 <= memory.size else 0
+            pte = memory.words[leaf >> 2] if leaf + 4 <= memory.size else 0
             if not pte & PTE_P:
                 raise PageFaultError(linear, code)
             if write and not pte & pde & PTE_RW:
@@ -149,15 +149,19 @@ class LinearMemory:
 
     def read(self, linear: int, size: int) -> bytes:
         """Bytes at a linear address. Raises PageFaultError at the first one that is not there."""
-        if (linear & 0xFFF) + size <= PAGE_SIZE:
-            at = self.translate(linear & 0xFFFFFFFF)
+        offset = linear & 0xFFF
+        if offset + size <= PAGE_SIZE:
+            page = self._readable.get(linear >> PAGE_SHIFT)
+            at = self.translate(linear & 0xFFFFFFFF) if page is None else page + offset
             return bytes(self.memory.buffer[at : at + size])
         return b"".join(self.memory.read(self.translate(a), n) for a, n in _pieces(linear, size))
 
     def write(self, linear: int, data: bytes) -> None:
         """Store bytes at a linear address: all or nothing. Raises PageFaultError."""
-        if (linear & 0xFFF) + len(data) <= PAGE_SIZE:
-            self.memory.write(self.translate(linear & 0xFFFFFFFF, write=True), data)
+        offset = linear & 0xFFF
+        if offset + len(data) <= PAGE_SIZE:
+            page = self._writable.get(linear >> PAGE_SHIFT)
+            self.memory.write(self.translate(linear & 0xFFFFFFFF, write=True) if page is None else page + offset, data)
             return
         done, targets = 0, [(self.translate(a, write=True), n) for a, n in _pieces(linear, len(data))]
         for at, size in targets:

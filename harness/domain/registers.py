@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from harness.abi.x86 import EFLAGS_FIXED, VM, Gpr, Seg, descriptor_base, descriptor_dpl, descriptor_limit
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentCache:
+class SegmentCache(NamedTuple):
     """A loaded segment register: selector, base and limit (linear, bytes), high dword of its descriptor.
 
     `attributes` is 0 for a null selector.
@@ -62,6 +61,9 @@ class Registers(Protocol):
 
     def selector(self, seg: int) -> int:
         """The visible part of a segment register."""
+
+    def base(self, seg: int) -> int:
+        """Where a segment begins (linear)."""
 
     def segment(self, seg: int) -> SegmentCache:
         """The whole of a segment register."""
@@ -119,6 +121,10 @@ class PlainRegisters:
     def selector(self, seg: int) -> int:
         """See Registers."""
         return self.segments[seg].selector
+
+    def base(self, seg: int) -> int:
+        """See Registers."""
+        return self.segments[seg].base
 
     def segment(self, seg: int) -> SegmentCache:
         """See Registers."""

@@ -6,10 +6,10 @@ written in place. Handlers run inside the exit hook: leaving the engine for each
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Callable, Iterable
 from enum import Enum
+from itertools import islice
 
 from harness.abi import svm
 from harness.abi.x86 import (
@@ -37,6 +37,7 @@ from harness.machine.engine import Engine, EngineError, error_text
 from harness.machine.image import ImageError, MachineImage, present_unicorn
 from harness.machine.nested import NestedTables, table_pages
 from harness.machine.ram import Ram
+from harness.machine.ram import private as private_memory
 from harness.machine.scan import ALWAYS, BlockScan
 from harness.machine.state import CpuState
 
@@ -49,11 +50,16 @@ PRIVATE = 0xF000_0000
 """Machine address of what belongs to the machine: above any RAM, and never in the nested tables."""
 _STUB, _FIRST, _VMCB, _HSAVE, _IOPM, _MSRPM, _NESTED = (PRIVATE + n * PAGE_SIZE for n in (0, 1, 2, 3, 4, 7, 9))
 _MOST_RAM = 2 << 30
+_LONGEST_BLOCK = 512
+"""Instructions that Unicorn translates at once."""
 
 _VMRUN = b"\x0f\x01\xd8"
 _HLT = b"\xf4"
 _FLAT_CODE, _FLAT_DATA = 0x00CF9B00, 0x00CF9300
 _EXCEPTION_FIRST, _EXCEPTION_LAST = svm.EXIT_EXCEPTION, svm.EXIT_EXCEPTION + 31
+# What every exit is compared with: looking up a member of an enumeration or of a module costs as much as a call.
+_EXIT_PF, _EXIT_UD, _EXIT_SWINT = svm.EXIT_EXCEPTION + int(Vector.PF), svm.EXIT_EXCEPTION + int(Vector.UD), svm.EXIT_SWINT
+_EXCEPTION, _SOFTWARE_INT, _CS, _ERROR_CODE = Reason.EXCEPTION, Reason.SOFTWARE_INT, int(Seg.CS), layout.ERROR_CODE >> 2
 
 _REASONS: dict[int, Reason] = {
     svm.EXIT_RDTSC: Reason.RDTSC,
@@ -90,13 +96,14 @@ class Machine:
         self.linear = LinearMemory(self.ram)
         self._engine.map(0, self.ram.mapping)
         frames = memory >> PAGE_SHIFT
-        self._private = mmap.mmap(-1, _NESTED - PRIVATE + table_pages(frames) * PAGE_SIZE)
+        self._private = private_memory(_NESTED - PRIVATE + table_pages(frames) * PAGE_SIZE)
         private = memoryview(self._private)
         self._engine.map(PRIVATE, self._private)
         self.nested = NestedTables(private[_NESTED - PRIVATE :], _NESTED, frames)
         self._exit_info_2 = private[_VMCB - PRIVATE + svm.VMCB_EXITINFO2 :][:8].cast("Q")
         self.exit = Exit()
         self._scan = BlockScan(self.decoder, self._hook_address, self._engine.unhook)
+        self.regs.debug_loaded = self._set_breakpoints
         self._code_callback = self._engine.code_callback(self._on_code)
         self._engine.on_interrupt(self._on_interrupt)
         self._engine.on_block(self._on_block)
@@ -186,6 +193,7 @@ class Machine:
         if count and not self._counters[1]:
             self.ram.forget_code()
         self._look_ahead()
+        self.regs.settle_flags()
         error = self._engine.start(self.regs.eip, count)
         self._raise_trouble()
         if error:
@@ -219,12 +227,12 @@ class Machine:
             code = self.linear.fetch(eip, PAGE_SIZE)
         except PageFaultError:
             return
-        if self._scan.look(eip, code[: self._first_block(eip, code)]):
+        if not self._scan.clean(eip, code) and self._scan.look(eip, code[: self._first_block(eip, code)]):
             self.ram.forget_code()
 
     def _first_block(self, eip: int, code: bytes) -> int:
         at = 0
-        for instruction in self.decoder.decode_run(eip, code):
+        for instruction in islice(self.decoder.decode_run(eip, code), _LONGEST_BLOCK):
             at += instruction.length
             if instruction.is_branch:
                 break
@@ -237,15 +245,15 @@ class Machine:
             code = number - 0x100
             exit_ = self.exit
             if _EXCEPTION_FIRST <= code <= _EXCEPTION_LAST:
-                exit_.reason = Reason.EXCEPTION
+                exit_.reason = _EXCEPTION
                 exit_.vector = code - _EXCEPTION_FIRST
                 exit_.length = 0
-                exit_.error_code = self.regs.words[layout.ERROR_CODE >> 2]
-                if code == svm.EXIT_EXCEPTION + Vector.PF:
+                exit_.error_code = self.regs.words[_ERROR_CODE]
+                if code == _EXIT_PF:
                     exit_.address = self._exit_info_2[0] & 0xFFFFFFFF
-                elif code == svm.EXIT_EXCEPTION + Vector.UD or self.regs.cr4 & CR4_PCE:
+                elif code == _EXIT_UD or self.regs.cr4 & CR4_PCE:
                     self._tell_apart(exit_)
-            elif code == svm.EXIT_SWINT:
+            elif code == _EXIT_SWINT:
                 self._software_interrupt(exit_)
             else:
                 self._intercepted(exit_, code)
@@ -258,7 +266,7 @@ class Machine:
         self._engine.stop()
 
     def _linear_eip(self) -> int:
-        return self.regs.eip + self.regs.segment(Seg.CS).base & 0xFFFFFFFF
+        return self.regs.eip + self.regs.base(_CS) & 0xFFFFFFFF
 
     def _bytes_at_eip(self, size: int) -> bytes:
         try:
@@ -268,7 +276,7 @@ class Machine:
 
     def _software_interrupt(self, exit_: Exit) -> None:
         """INT n, INT3 and INTO share one intercept; EIP is at the instruction."""
-        exit_.reason = Reason.SOFTWARE_INT
+        exit_.reason = _SOFTWARE_INT
         code = self._bytes_at_eip(2)
         if code[:1] == b"\xcd":
             exit_.vector, exit_.length = code[1], 2
@@ -330,7 +338,7 @@ class Machine:
 
     def _translate_again(self, address: int) -> None:
         self._engine.flush_code()
-        self._engine.force_eip(address - self.regs.segment(Seg.CS).base & 0xFFFFFFFF)
+        self._engine.force_eip(address - self.regs.base(Seg.CS) & 0xFFFFFFFF)
 
     def _on_code(self, address: int) -> None:
         """Before a hooked instruction. The bytes decide: the address may hold something else by now."""
@@ -340,7 +348,10 @@ class Machine:
         try:
             instruction = self._decode_here()
             exit_ = self.exit
-            if instruction is None:
+            if address in self._scan.breakpoints and self._breakpoint(address):
+                _exception(exit_, Vector.DB)
+                exit_.length = 0
+            elif instruction is None:
                 if not lock_is_illegal(self._bytes_at_eip(MAX_INSTRUCTION_LENGTH)):
                     return
                 _exception(exit_, Vector.UD)
@@ -353,6 +364,26 @@ class Machine:
                 self._engine.force_eip(self.regs.eip)
         except BaseException as trouble:  # ctypes would print and lose it; run() raises it
             self._keep(trouble)
+
+    def _set_breakpoints(self) -> None:
+        """Watch the addresses that DR7 enables for execution (R/W bits 0). Data breakpoints never fire."""
+        before, self._scan.breakpoints = self._scan.breakpoints, frozenset(self._enabled().values())
+        if self._scan.breakpoints - before:
+            self.regs.take_resume_flag()
+            self.ram.forget_code()
+
+    def _enabled(self) -> dict[int, int]:
+        """Address of each execution breakpoint, by its number."""
+        dr7 = self.regs.debug(7)
+        return {n: self.regs.debug(n) for n in range(4) if dr7 >> 2 * n & 3 and not dr7 >> 16 + 4 * n & 3}
+
+    def _breakpoint(self, address: int) -> bool:
+        """Whether the instruction here is to fault, with DR6 saying why. RF lets it run (SDM 3 section 17.3.1.1)."""
+        if self.regs.take_resume_flag():
+            return False
+        hit = sum(1 << n for n, at in self._enabled().items() if at == address)
+        self.regs.set_debug(6, self.regs.debug(6) | hit)
+        return True
 
     def _scanned(self, exit_: Exit, kind: str, instruction: Instruction) -> None:
         """What silicon would do first with an instruction that the engine does not check."""
@@ -427,6 +458,7 @@ class Machine:
         self.ram.replace(image.ram)
         self.linear.load_root(image.root)
         self._engine.flush_tlb()
+        self._set_breakpoints()
 
     def close(self) -> None:
         """Give the engine back. Registers and RAM can still be read; the machine cannot run."""

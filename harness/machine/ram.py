@@ -7,21 +7,28 @@ Unicorn does not notice when the host writes to mapped memory: code translated f
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Callable
 from typing import cast
 
 from harness.domain.memory import Memory
 
 _LINE_SHIFT = 6
+_U32 = struct.Struct("<I")
 CHUNK = 1 << 16
 _ZEROS = bytes(CHUNK)
+
+
+def private(size: int) -> mmap.mmap:
+    """Zeroed memory of this process alone; what is only read costs nothing."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Ram(Memory):
     """Machine memory in one anonymous mapping of `size` bytes. `code_written` is called after a write to code."""
 
     def __init__(self, size: int, code_written: Callable[[], None]) -> None:
-        self.mapping = mmap.mmap(-1, size)
+        self.mapping = private(size)
         super().__init__(cast(bytearray, self.mapping))
         self._code = bytearray((size >> _LINE_SHIFT) + 1)
         self._code_written = code_written
@@ -30,7 +37,13 @@ class Ram(Memory):
         """Store bytes at a machine address."""
         end = maddr + len(data)
         self.buffer[maddr:end] = data
-        if 1 in self._code[maddr >> _LINE_SHIFT : (end - 1 >> _LINE_SHIFT) + 1]:
+        if self._code.find(1, maddr >> _LINE_SHIFT, (end - 1 >> _LINE_SHIFT) + 1) >= 0:
+            self.forget_code()
+
+    def set_u32(self, maddr: int, value: int) -> None:
+        """Store a dword."""
+        _U32.pack_into(self.buffer, maddr, value)
+        if self._code[maddr >> _LINE_SHIFT] or self._code[maddr + 3 >> _LINE_SHIFT]:
             self.forget_code()
 
     def mark_code(self, maddr: int, size: int) -> None:

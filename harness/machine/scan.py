@@ -28,6 +28,8 @@ class BlockScan:
     def __init__(self, decoder: Decoder, hook: Callable[[int], int], unhook: Callable[[int], None]) -> None:
         self._decoder, self._hook, self._unhook = decoder, hook, unhook
         self.kinds: frozenset[str] = frozenset()
+        self.breakpoints: frozenset[int] = frozenset()
+        """Linear addresses to hook whatever is there."""
         self._hooked: dict[int, int] = {}
         self._pattern: Pattern[bytes]
         self.watch(())
@@ -37,9 +39,14 @@ class BlockScan:
         self.kinds = ALWAYS | frozenset(kinds)
         self._pattern = suspects(self.kinds)
 
+    def clean(self, address: int, code: bytes) -> bool:
+        """Whether there is nothing to be hooked in these bytes, wherever instructions begin."""
+        return not (self._pattern.search(code)
+                    or any(address <= at < address + len(code) for at in self.breakpoints))
+
     def look(self, address: int, code: bytes) -> bool:
         """Hook what is to be hooked among the instructions of a block. True if there was anything new."""
-        if not self._pattern.search(code):
+        if self.clean(address, code):
             return False
         found = [at for at in self._wanted(address, code) if at not in self._hooked]
         if len(self._hooked) + len(found) > _MOST_HOOKS:
@@ -64,7 +71,7 @@ class BlockScan:
                 # A hook where no instruction starts never fires.
                 found += range(address + at, address + len(code))
                 break
-            if classify(instruction) in self.kinds:
+            if address + at in self.breakpoints or classify(instruction) in self.kinds:
                 found.append(address + at)
             at += instruction.length
         return found

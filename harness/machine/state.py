@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, MutableSequence
 from typing import cast
 
-from harness.abi.x86 import ARITHMETIC_FLAGS, CR0_PE, VM
+from harness.abi.x86 import ARITHMETIC_FLAGS, CR0_PE, RF, VM
 from harness.abi.x86 import DF as DF_FLAG
 from harness.domain.registers import SegmentCache
 from harness.machine import layout
@@ -36,6 +36,7 @@ from harness.machine.layout import (
 )
 
 _SEGMENT = struct.Struct("<IIQII")
+_CS_AND_SS = struct.Struct("<IIQIIIIQII")
 _CS, _SS = SEGS + SEG_SIZE, SEGS + 2 * SEG_SIZE
 _KEPT_IN_EFLAGS = 0xFFFFFFFF & ~(ARITHMETIC_FLAGS | DF_FLAG)
 
@@ -45,7 +46,8 @@ _EIP, _EFLAGS, _CC_SRC, _CC_DST, _CC_OP, _DF, _HFLAGS = (
 _CR0, _CR2, _CR3, _CR4 = ((CR + 8 * n) >> 2 for n in (0, 2, 3, 4))
 _CS_FLAGS, _SS_FLAGS = (_CS + SEG_FLAGS) >> 2, (_SS + SEG_FLAGS) >> 2
 _SELECTORS = tuple((SEGS + SEG_SIZE * n) >> 2 for n in range(6))
-_BASES = tuple((SEGS + SEG_SIZE * n + SEG_BASE) >> 2 for n in (0, 2, 3))
+_BASE = tuple((SEGS + SEG_SIZE * n + SEG_BASE) >> 2 for n in range(6))
+_ES_BASE, _SS_BASE, _DS_BASE = _BASE[0], _BASE[2], _BASE[3]
 
 _RECOMPUTED = (
     layout.HF_CPL | layout.HF_CS32 | layout.HF_SS32 | layout.HF_ADDSEG | layout.HF_PE
@@ -64,6 +66,7 @@ class CpuState:
 
     def __init__(self, state: memoryview, compute_eflags: Callable[[], int]) -> None:
         self._compute_eflags = compute_eflags
+        self.debug_loaded: Callable[[], None] = lambda: None
         self._look_at(state)
 
     def _look_at(self, state: memoryview) -> None:
@@ -114,6 +117,16 @@ class CpuState:
         words[_DF] = 0xFFFFFFFF if value & DF_FLAG else 1
         words[_HFLAGS] = words[_HFLAGS] & ~_FROM_EFLAGS | value & _FROM_EFLAGS
 
+    def settle_flags(self) -> None:
+        """Before a run: the engine begins one with the flags that stand in EFLAGS itself (observed on 2.1.4)."""
+        self.words[_EFLAGS] = self.eflags
+
+    def take_resume_flag(self) -> bool:
+        """EFLAGS.RF, which is clear afterwards. The engine itself keeps it too long (observed on 2.1.4)."""
+        was = self.words[_EFLAGS] & RF != 0
+        self.words[_EFLAGS] &= ~RF
+        return was
+
     @property
     def cr0(self) -> int:
         """CR0 of the CPU."""
@@ -152,6 +165,10 @@ class CpuState:
         """The visible part of a segment register."""
         return self.words[_SELECTORS[seg]] & 0xFFFF
 
+    def base(self, seg: int) -> int:
+        """Where a segment begins (linear)."""
+        return self.words[_BASE[seg]]
+
     def segment(self, seg: int) -> SegmentCache:
         """The whole of a segment register."""
         return self._get(SEGS + SEG_SIZE * seg)
@@ -163,17 +180,19 @@ class CpuState:
 
     def enter(self, cs: SegmentCache, eip: int, ss: SegmentCache, esp: int, eflags: int) -> None:
         """Go to another place and ring: CPL becomes SS's DPL, as the CPU keeps it."""
-        self._put(_CS, cs)
-        self._put(_SS, ss)
-        self.words[_EIP] = eip
-        self.words[_HFLAGS] &= ~layout.HF_INHIBIT_IRQ
+        words = self.words
+        _CS_AND_SS.pack_into(self.bytes, _CS, cs.selector, 0, cs.base, cs.limit, cs.attributes,
+                             ss.selector, 0, ss.base, ss.limit, ss.attributes)
+        words[_EIP] = eip
+        words[_HFLAGS] &= ~layout.HF_INHIBIT_IRQ
         self.gpr[4] = esp
         self.eflags = eflags
         self.refresh()
 
     def set_debug(self, index: int, value: int) -> None:
-        """Load a debug register: the engine raises #DB for execution breakpoints only (observed on 2.1.4)."""
+        """Load a debug register. The engine looks at one only when its own guest loads it (observed on 2.1.4)."""
         self.words[(DR + 8 * index) >> 2] = value
+        self.debug_loaded()
 
     def debug(self, index: int) -> int:
         """A debug register of the CPU."""
@@ -233,7 +252,7 @@ class CpuState:
             | words[_EFLAGS] & _FROM_EFLAGS
             | (layout.HF_OSFXSR if words[_CR4] & _CR4_OSFXSR else 0)
         )
-        if not cr0 & CR0_PE or not cs & 1 << 22 or any(words[base] for base in _BASES):
+        if not cr0 & CR0_PE or not cs & 1 << 22 or words[_ES_BASE] or words[_SS_BASE] or words[_DS_BASE]:
             summary |= layout.HF_ADDSEG
         words[_HFLAGS] = words[_HFLAGS] & ~_RECOMPUTED | summary
 

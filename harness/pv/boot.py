@@ -99,7 +99,8 @@ def lay_out(image: Image, pages: int, module: bytes) -> Layout:
         places.append(at)
         at += -(-size // PAGE_SIZE)
     tables = 1 + -(-pages // 1024)
-    layout = Layout(virt_base, *places, at, tables, at + tables)
+    module_at, p2m, start_info, store, console = places
+    layout = Layout(virt_base, module_at, p2m, start_info, store, console, at, tables, at + tables)
     if virt_base & 0x3FFFFF:
         raise BootError(f"VIRT_BASE {virt_base:#x} is not a multiple of 4 MiB")
     if layout.stack >= pages:
@@ -135,6 +136,8 @@ def _xen_frames(vcpu: Vcpu, frames: Frames) -> None:
     domain.tss = _TSS << PAGE_SHIFT
     pages.owned[frames.first : frames.total] = b"\1" * frames.pages
     pages.owned[_SHARED] = 1
+    # Xen writes here without asking, and what a guest chooses among it (CR2): it can never become a page table.
+    pages.get_type(_SHARED, PageType.WRITABLE)
 
     gdt = bytearray(PAGE_SIZE)
     for selector, descriptor in xen.FLAT_DESCRIPTORS:
@@ -229,8 +232,8 @@ def _page_tables(vcpu: Vcpu, frames: Frames, layout: Layout) -> None:
     root = frames.mfn(layout.tables)
     _put(vcpu, frames, layout.tables << PAGE_SHIFT, struct.pack("<1024I", *directory))
     pages = vcpu.domain.pages
-    if not (pages.pin(root, PageType.L2) and pages.get_type(root, PageType.L2)):
-        raise BootError("the domain builder's own page tables were refused")
+    held = pages.pin(root, PageType.L2) and pages.get_type(root, PageType.L2)
+    assert held, "the domain builder's own page tables were refused"
     vcpu.state.guest_table = root
 
 

@@ -1,4 +1,6 @@
-"""Giving a paravirtualized kernel an event: bounce frames, callbacks, direct gates (x86_32/entry.S, create_bounce_frame).
+"""Giving a paravirtualized kernel an event: bounce frames, callbacks, direct gates.
+
+The frames are those of create_bounce_frame (x86_32/entry.S).
 
 Every function either changes where the guest goes on and returns None, or returns the Crash that it came to.
 """
@@ -7,16 +9,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 from harness.abi import xen
-from harness.abi.x86 import IF, NT, RF, TF, VM, Gpr, Seg, Vector
+from harness.abi.x86 import IF, IOPL_SHIFT, NT, RF, SELECTOR_RPL, TF, VM, Gpr, Seg, Vector
 from harness.domain.kinds import EXCEPTION_KINDS
 from harness.domain.memory import PageFaultError
 from harness.domain.outcome import Crash, Inject
 from harness.domain.registers import SegmentCache
 from harness.pv import segments
+from harness.pv.access import copy_to_guest
+from harness.pv.silent import virtual_eflags
 from harness.pv.state import Callback, Vcpu
 
+# Plain numbers for what every bounce looks up: a member of an enumeration costs three times as much (Python 3.11).
+_CS, _SS, _ESP = int(Seg.CS), int(Seg.SS), int(Gpr.ESP)
 _CLEARED_ON_ENTRY = TF | NT | RF | VM
 _FLAT_CS = SegmentCache(xen.FLAT_RING1_CS, 0, xen.GUEST_SEGMENT_MAX - 1, 0x00CFBB00 & 0x00F0FF00)
 _FLAT_SS = SegmentCache(xen.FLAT_RING1_SS, 0, xen.GUEST_SEGMENT_MAX - 1, 0x00CFB300 & 0x00F0FF00)
@@ -60,10 +67,20 @@ def deliver_upcall(vcpu: Vcpu) -> Crash | None:
     return _enter(vcpu, callback.cs, callback.eip, None, mask=True, what=lambda: "the event callback")
 
 
-def deliver_failsafe(vcpu: Vcpu) -> Crash | None:
+class Interrupted(NamedTuple):
+    """Where the guest was to go on, when its registers do not say it."""
+
+    eip: int
+    cs: int
+    eflags: int
+    esp: int
+    ss: int
+
+
+def deliver_failsafe(vcpu: Vcpu, interrupted: Interrupted | None = None) -> Crash | None:
     """Call the failsafe callback: a segment register could not be loaded on the way back to the guest.
 
-    The frame carries DS, ES, FS and GS, which are then null.
+    The frame carries DS, ES, FS and GS, which are then null. `interrupted` is where an IRET could not go.
     """
     callback: Callback = vcpu.state.failsafe
     if not callback.eip:
@@ -71,25 +88,28 @@ def deliver_failsafe(vcpu: Vcpu) -> Crash | None:
     selectors = tuple(vcpu.regs.selector(seg) for seg in (Seg.DS, Seg.ES, Seg.FS, Seg.GS))
     for seg in (Seg.DS, Seg.ES, Seg.FS, Seg.GS):
         vcpu.regs.load_segment(seg, segments.NULL)
-    return _enter(vcpu, callback.cs, callback.eip, None, mask=True, what=lambda: "the failsafe callback",
-                  saved=selectors)
+    return _enter(vcpu, callback.cs, callback.eip, None, mask=callback.mask, what=lambda: "the failsafe callback",
+                  saved=selectors, interrupted=interrupted)
 
 
 def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool, what: Callable[[], str],
-           saved: tuple[int, ...] = ()) -> Crash | None:
+           saved: tuple[int, ...] = (), interrupted: Interrupted | None = None) -> Crash | None:
     regs, state = vcpu.regs, vcpu.state
-    old_mask = vcpu.mask
-    flags = regs.eflags
+    at = interrupted or Interrupted(
+        regs.eip, regs.selector(_CS), regs.eflags, regs.gpr[_ESP], regs.selector(_SS))
+    old_mask, flags = vcpu.mask, at.eflags
     image = flags & ~IF if old_mask else flags | IF
-    frame = (regs.eip, regs.selector(Seg.CS) | old_mask << xen.SAVED_UPCALL_MASK_SHIFT, image)
+    if vcpu.full:
+        image |= state.iopl << IOPL_SHIFT
+    frame: tuple[int, ...] = (at.eip, at.cs | old_mask << xen.SAVED_UPCALL_MASK_SHIFT, image)
     if error_code is not None:
         frame = (error_code, *frame)
     try:
         code = _code(vcpu, cs)
-        if regs.cpl == 1:
-            esp, stack = regs.gpr[Gpr.ESP], regs.segment(Seg.SS)
+        if at.cs & SELECTOR_RPL == 1:
+            esp, stack = at.esp, regs.segment(_SS)
         else:
-            frame = (*frame, regs.gpr[Gpr.ESP], regs.selector(Seg.SS))
+            frame = (*frame, at.esp, at.ss)
             esp, stack = state.kernel_sp, _stack(vcpu, state.kernel_ss)
         frame = (*saved, *frame)
         esp = (esp - 4 * len(frame)) & 0xFFFFFFFF
@@ -106,14 +126,16 @@ def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool,
 
 def push(vcpu: Vcpu, stack: SegmentCache, esp: int, frame: tuple[int, ...]) -> None:
     """Store words at SS:ESP upwards. Raises PageFaultError when they do not fit below Xen or are not writable."""
-    linear = (stack.base + esp) & 0xFFFFFFFF
-    if linear + 4 * len(frame) > xen.HYPERVISOR_VIRT_START:
-        raise PageFaultError(linear, 0)
-    vcpu.linear.write(linear, _WORDS[len(frame)].pack(*frame))
+    copy_to_guest(vcpu, (stack.base + esp) & 0xFFFFFFFF, _WORDS[len(frame)].pack(*frame))
 
 
 def _code(vcpu: Vcpu, selector: int) -> SegmentCache:
-    return _FLAT_CS if selector == xen.FLAT_RING1_CS else segments.load_code(vcpu, selector)
+    """The code segment of a handler. It runs on a stack of ring 1, so it must be ring 1's: IRET would refuse it too."""
+    if selector == xen.FLAT_RING1_CS:
+        return _FLAT_CS
+    if selector & SELECTOR_RPL != 1:
+        raise segments.SelectorError(Vector.GP, selector & ~SELECTOR_RPL)
+    return segments.load_code(vcpu, selector)
 
 
 def _stack(vcpu: Vcpu, selector: int) -> SegmentCache:
@@ -123,17 +145,18 @@ def _stack(vcpu: Vcpu, selector: int) -> SegmentCache:
 def through_gate(vcpu: Vcpu, vector: int, length: int) -> Inject | None:
     """A software interrupt through the guest's own trap gate, straight to ring 1: no hypervisor on silicon.
 
-    The frame is the CPU's: the CS slot holds no upcall mask, EFLAGS is the real one (SDM 3 section 6.12.1). A stack that
-    cannot take it is a page fault at the instruction.
+    The frame is the CPU's: the CS slot holds no upcall mask, EFLAGS is the real one (SDM 3 section 6.12.1). A stack
+    that cannot take it is a page fault at the instruction.
     """
     regs, trap = vcpu.regs, vcpu.state.traps[vector]
-    frame: tuple[int, ...] = (regs.eip + length, regs.selector(Seg.CS), regs.eflags)
+    frame: tuple[int, ...] = (regs.eip + length & 0xFFFFFFFF, regs.selector(_CS),
+                               virtual_eflags(vcpu) if vcpu.full else regs.eflags)
     try:
         code = _code(vcpu, trap.cs)
         if regs.cpl == 1:
-            esp, stack = regs.gpr[Gpr.ESP], regs.segment(Seg.SS)
+            esp, stack = regs.gpr[_ESP], regs.segment(_SS)
         else:
-            frame = (*frame, regs.gpr[Gpr.ESP], regs.selector(Seg.SS))
+            frame = (*frame, regs.gpr[_ESP], regs.selector(_SS))
             esp, stack = vcpu.state.kernel_sp, _stack(vcpu, vcpu.state.kernel_ss)
         esp = (esp - 4 * len(frame)) & 0xFFFFFFFF
         push(vcpu, stack, esp, frame)

@@ -1,5 +1,6 @@
-"""Emulation of privileged instructions in ring 1: #GP(0) -> decode -> one function a row (traps.c, emulate_privileged_op).
+"""Emulation of privileged instructions in ring 1: #GP(0) -> decode -> one function a row.
 
+After emulate_privileged_op (xen/arch/x86/traps.c).
 `TABLE` is Xen 3.0.4's list; what is not on it is bounced to the guest as #GP(0), HLT included. `FULL` adds what
 `--policy full` gives a kernel that was not ported: every other privileged instruction with its correct virtual result.
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.abi import xen
 from harness.abi.x86 import (
     CR0_AM,
     CR0_CD,
@@ -27,6 +27,7 @@ from harness.abi.x86 import (
     CR4_PSE,
     DESC_P,
     MSR_EFER,
+    PAGE_SHIFT,
     SELECTOR_TI,
     SYSTEM_LDT,
     SYSTEM_TSS32_AVAILABLE,
@@ -37,10 +38,9 @@ from harness.code.decoder import Instruction
 from harness.domain.features import MSR_TSC, MSRS
 from harness.domain.outcome import RETIRE, Inject, Outcome
 from harness.pv import debug, hypercall_page, mmu, ports, schedule, segments
-from harness.pv.access import copy_from_guest
 from harness.pv.bounce import set_cr2
 from harness.pv.fpu import do_fpu_taskswitch
-from harness.pv.operands import linear_address, read_rm
+from harness.pv.operands import linear_address, load, read_rm
 from harness.pv.state import Vcpu
 
 Emulator = Callable[[Vcpu, Instruction], Outcome]
@@ -54,11 +54,21 @@ HYPERVISOR_MSR = 0x40000000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One instruction: its function, the ModRM.reg values it takes (None: any or no ModRM), kernel only or not."""
+    """One instruction: its function, the ModRM.reg values it takes (None: any or no ModRM), kernel only or not.
+
+    `memory`: only with an operand in memory. With a register the opcode is another instruction (XSETBV, VMRUN, ...).
+    """
 
     emulate: Emulator
     regs: frozenset[int] | None = None
     kernel_only: bool = True
+    memory: bool = False
+
+    def fits(self, instruction: Instruction) -> bool:
+        """Whether an instruction of this row's opcode is this row's."""
+        if self.memory and instruction.memory is None:
+            return False
+        return self.regs is None or instruction.reg in self.regs
 
 
 # -- Flags and the FPU
@@ -171,10 +181,13 @@ def emulate_rdmsr(vcpu: Vcpu, _instruction: Instruction) -> Outcome:
 
 
 def emulate_wrmsr(vcpu: Vcpu, _instruction: Instruction) -> Outcome:
-    """WRMSR: ignored, whatever the register, but for the one that asks for a hypercall page."""
+    """WRMSR: ignored, whatever the register, but for the one that asks for a hypercall page.
+
+    A frame that is not an ordinary page of the guest's is #GP(0): Xen says so in its log only, which no guest can read.
+    """
     gpr = vcpu.regs.gpr
     if gpr[Gpr.ECX] == HYPERVISOR_MSR:
-        return RETIRE if mmu.fill_frame(vcpu, gpr[Gpr.EAX] >> 12, hypercall_page.contents()) else GP0
+        return RETIRE if mmu.fill_frame(vcpu, gpr[Gpr.EAX] >> PAGE_SHIFT, hypercall_page.contents()) else GP0
     if vcpu.listening:
         vcpu.note(f"msr {gpr[Gpr.ECX]:#x}: write ignored")
     return RETIRE
@@ -222,9 +235,9 @@ def full_sti(vcpu: Vcpu, _instruction: Instruction) -> Outcome:
     return RETIRE
 
 
-def full_hlt(vcpu: Vcpu, _instruction: Instruction) -> Outcome:
+def full_hlt(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     """HLT: wait for an event."""
-    return schedule.halt(vcpu)
+    return schedule.halt(vcpu, instruction.length)
 
 
 def full_write_cr(vcpu: Vcpu, instruction: Instruction) -> Outcome:
@@ -265,7 +278,7 @@ def full_lmsw(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 def full_load_table(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     """LGDT, LIDT: the virtual register, which SGDT and SIDT then report."""
     assert instruction.memory is not None
-    data = copy_from_guest(vcpu, linear_address(vcpu, instruction.memory), 6)
+    data = load(vcpu, linear_address(vcpu, instruction.memory), 6)
     limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
     if instruction.operand_size == 16:
         base &= 0xFFFFFF
@@ -321,9 +334,9 @@ FULL: dict[int, tuple[Row, ...]] = {
     0xF4: (Row(full_hlt),),
     0x0F00: (Row(full_load_system, frozenset({2, 3})),),
     0x0F01: (
-        Row(full_load_table, frozenset({2, 3})),
+        Row(full_load_table, frozenset({2, 3}), memory=True),
         Row(full_lmsw, frozenset({6})),
-        Row(full_invlpg, frozenset({7})),
+        Row(full_invlpg, frozenset({7}), memory=True),
     ),
     0x0F08: (Row(emulate_wbinvd),),
     0x0F22: (Row(full_write_cr, _CR),),
@@ -336,12 +349,10 @@ def row_for(vcpu: Vcpu, instruction: Instruction) -> Row | None:
     """The row that would emulate an instruction under the vCPU's policy, or None if it is bounced."""
     if vcpu.full:
         for row in FULL.get(instruction.opcode, ()):
-            if row.regs is None or instruction.reg in row.regs:
+            if row.fits(instruction):
                 return row
-    row = TABLE.get(instruction.opcode)
-    if row is None or (row.regs is not None and instruction.reg not in row.regs):
-        return None
-    return row
+    known = TABLE.get(instruction.opcode)
+    return known if known is not None and known.fits(instruction) else None
 
 
 def emulate_privileged_op(vcpu: Vcpu, instruction: Instruction) -> Outcome:

@@ -10,6 +10,8 @@ from harness.pv.access import copy_from_guest, copy_to_guest
 from harness.pv.state import Channel, Vcpu
 
 _PORT_OUT = 4
+_OF_THE_VCPU = (Virq.timer, Virq.debug, Virq.xenoprof)
+"""Virtual interrupts that cannot be moved to another vCPU; the others are the domain's."""
 
 # -- Pending
 
@@ -196,8 +198,9 @@ def _bind_vcpu(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
     if cpu:
         return -Errno.ENOENT
     channel = _channel(vcpu, port)
-    movable = (ChannelStatus.unbound, ChannelStatus.interdomain, ChannelStatus.pirq)
-    return 0 if channel is not None and channel.status in movable else -Errno.EINVAL
+    if channel is None or channel.status == ChannelStatus.ipi:
+        return -Errno.EINVAL
+    return -Errno.EINVAL if channel.status == ChannelStatus.virq and channel.virq in _OF_THE_VCPU else 0
 
 
 def _unmask(vcpu: Vcpu, _pointer: int, data: bytes) -> int:

@@ -8,18 +8,20 @@ To add a hypercall: write `do_name`, add its row.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 
 from harness.abi import xen
-from harness.abi.x86 import AC, EFLAGS_FIXED, IF, IOPL, NT, VM, Gpr, Seg, descriptor_dpl
+from harness.abi.x86 import EFLAGS_FIXED, IF, NT, POPF_USER_MASK, RF, VM, Gpr, Seg
 from harness.abi.xen import CallbackType, ConsoleIo, Errno, Hypercall, PhysdevOp, VersionCmd
 from harness.domain.memory import PageFaultError
 from harness.domain.outcome import RESUME, Block, Crash, Outcome
 from harness.pv import segments
 from harness.pv.access import check_range, copy_from_guest, copy_to_guest
-from harness.pv.bounce import deliver_failsafe
+from harness.pv.bounce import Interrupted, deliver_failsafe
+from harness.pv.continuation import Continue, preempted
 from harness.pv.debug import do_get_debugreg, do_set_debugreg
 from harness.pv.events import do_event_channel_op, do_event_channel_op_compat
 from harness.pv.fpu import do_fpu_taskswitch
@@ -36,9 +38,12 @@ from harness.pv.pages import valid_code_selector
 from harness.pv.schedule import do_sched_op, do_sched_op_compat, do_set_timer_op, do_vcpu_op
 from harness.pv.state import Callback, Trap, Vcpu
 
-Result = int | Outcome
+Result = int | Outcome | Continue
 MAX_CONSOLE = 1 << 20
 """Console bytes kept for one guest; what a guest writes beyond is dropped."""
+_CONSOLE_PART = 4096
+_IRET_FLAGS = (POPF_USER_MASK | RF) & ~NT
+"""Flags that the iret hypercall takes from its frame. With NT a kernel's next IRET would be a task switch."""
 
 # -- Traps, stacks, callbacks
 
@@ -48,7 +53,7 @@ def fix_code_selector(selector: int) -> int:
     return selector if selector & 3 else selector | 1
 
 
-def do_set_trap_table(vcpu: Vcpu, table: int) -> int:
+def do_set_trap_table(vcpu: Vcpu, table: int) -> int | Continue:
     """Hypercall 0. A list that ends at address 0; NULL clears the whole table."""
     state = vcpu.state
     if not table:
@@ -65,6 +70,8 @@ def do_set_trap_table(vcpu: Vcpu, table: int) -> int:
         if vector == 0x80:
             state.direct_gate = not flags & xen.TRAP_INFO_IF and valid_code_selector(fix_code_selector(cs))
         number += 1
+        if preempted(vcpu):
+            return Continue((table + 8 * number,))
     if vcpu.listening:
         vcpu.note(f"{number} entries")
     return 0
@@ -91,8 +98,8 @@ def do_set_callbacks(vcpu: Vcpu, event_cs: int, event_eip: int, failsafe_cs: int
 def do_callback_op(vcpu: Vcpu, command: int, pointer: int) -> int:
     """Hypercall 30: one callback at a time."""
     if command == xen.CallbackOp.register:
-        kind, _, cs, eip = xen.CALLBACK_REGISTER.unpack(copy_from_guest(vcpu, pointer, xen.CALLBACK_REGISTER.size))
-        callback = Callback(fix_code_selector(cs & 0xFFFF), eip)
+        kind, flags, cs, eip = xen.CALLBACK_REGISTER.unpack(copy_from_guest(vcpu, pointer, xen.CALLBACK_REGISTER.size))
+        callback = Callback(fix_code_selector(cs & 0xFFFF), eip, flags & xen.CALLBACKF_MASK_EVENTS != 0)
         if kind == CallbackType.event:
             vcpu.state.event = callback
         elif kind == CallbackType.failsafe:
@@ -115,14 +122,17 @@ def do_nmi_op(vcpu: Vcpu, command: int, pointer: int) -> int:
 # -- What Xen says and lets say
 
 
-def do_console_io(vcpu: Vcpu, command: int, count: int, buffer: int) -> int:
+def do_console_io(vcpu: Vcpu, command: int, count: int, buffer: int) -> int | Continue:
     """Hypercall 18. Writing is allowed to every domain, as in a verbose build; there is nothing to read."""
     if command == ConsoleIo.write:
         check_range(buffer, count)
-        room = max(MAX_CONSOLE - len(vcpu.domain.console), 0)
-        for at in range(0, count, 4096):
-            part = copy_from_guest(vcpu, buffer + at, min(4096, count - at))
-            vcpu.domain.console += part[: max(room - at, 0)]
+        console = vcpu.domain.console
+        for at in range(0, count, _CONSOLE_PART):
+            part = copy_from_guest(vcpu, buffer + at, min(_CONSOLE_PART, count - at))
+            console += part[: MAX_CONSOLE - len(console)]
+            rest = count - at - len(part)
+            if preempted(vcpu) and rest:
+                return Continue((command, rest, buffer + at + len(part)))
         if vcpu.listening:
             vcpu.note(f"{count} bytes")
         return 0
@@ -139,6 +149,7 @@ _VERSION_DATA: dict[int, bytes] = {
     VersionCmd.capabilities: xen.XEN_CAPABILITIES.encode().ljust(xen.CAPABILITIES_SIZE, b"\0"),
     VersionCmd.changeset: b"unavailable".ljust(xen.CHANGESET_SIZE, b"\0"),
     VersionCmd.platform_parameters: xen.PLATFORM_PARAMETERS.pack(xen.HYPERVISOR_VIRT_START),
+    VersionCmd.guest_handle: bytes(16),
 }
 
 
@@ -222,11 +233,11 @@ def do_physdev_op_compat(vcpu: Vcpu, pointer: int) -> int:
 def do_iret(vcpu: Vcpu) -> Outcome:
     """Hypercall 23: return by a frame on the kernel's stack: EAX EIP CS EFLAGS, and ESP SS if to an outer ring.
 
-    A frame that cannot be read or names ring 0 crashes the domain. A selector that the CPU refuses is the failsafe
-    callback's, as is one of DS, ES, FS, GS.
+    ESP is a linear address, whatever SS's base. A frame that cannot be read or names ring 0 crashes the domain. A
+    selector that the CPU refuses is the failsafe callback's, as is one of DS, ES, FS, GS.
     """
     regs = vcpu.regs
-    esp = (regs.segment(Seg.SS).base + regs.gpr[Gpr.ESP]) & 0xFFFFFFFF
+    esp = regs.gpr[Gpr.ESP]
     try:
         check_range(esp, xen.IRET_FRAME_SIZE)
         frame = memoryview(copy_from_guest(vcpu, esp, 16)).cast("I")
@@ -235,34 +246,24 @@ def do_iret(vcpu: Vcpu) -> Outcome:
             return Crash("iret to VM86 mode is not supported")
         if cs & 3 == 0:
             return Crash(f"iret to ring 0 (cs {cs:#06x})")
-        target, size = regs.gpr[Gpr.ESP] + 16, 16
-        ss = regs.selector(Seg.SS)
+        target, ss = esp + 16, regs.selector(Seg.SS)
         if cs & 3 > 1:
             outer = memoryview(copy_from_guest(vcpu, esp + 16, 8)).cast("I")
-            target, ss, size = outer[0], outer[1] & 0xFFFF, 24
+            target, ss = outer[0], outer[1] & 0xFFFF
     except PageFaultError as fault:
         return Crash(f"iret with an unreadable frame at {fault.address:#010x}")
     regs.gpr[Gpr.EAX] = eax
     vcpu.mask = 0 if flags & IF else 1
-    flags = flags & ~(IOPL | NT | AC) | flags & AC | IF | EFLAGS_FIXED
+    flags = flags & _IRET_FLAGS | IF | EFLAGS_FIXED
     try:
         code = segments.load_code(vcpu, cs)
         stack = segments.load_stack(vcpu, ss, cs & 3)
     except segments.SelectorError as bad:
         if vcpu.listening:
-            vcpu.note(f"frame of {size} bytes: {bad}")
-        return deliver_failsafe(vcpu) or RESUME
-    regs.enter(code, eip, stack, target & 0xFFFFFFFF, flags)
-    return leave_kernel(vcpu)
-
-
-def leave_kernel(vcpu: Vcpu) -> Outcome:
-    """Null the data segments that an outer ring may not keep, and reload the rest (SDM 2, IRET)."""
-    regs = vcpu.regs
-    for seg in (Seg.DS, Seg.ES, Seg.FS, Seg.GS):
-        loaded = regs.segment(seg)
-        if loaded.attributes and descriptor_dpl(loaded.attributes) < regs.cpl:
-            regs.load_segment(seg, segments.NULL)
+            vcpu.note(f"to {cs:#06x}:{eip:#010x}, {ss:#06x}:{target:#010x}: {bad}")
+        return deliver_failsafe(vcpu, Interrupted(eip, cs, flags, target, ss)) or RESUME
+    regs.enter(code, eip, stack, target, flags)
+    segments.leave_ring(vcpu)
     return RESUME
 
 
@@ -291,8 +292,7 @@ def do_multicall(vcpu: Vcpu, calls: int, number: int) -> Result:
     """
     if vcpu.in_multicall:
         return -Errno.EINVAL
-    if number and calls + 32 * number > xen.HYPERVISOR_VIRT_START:
-        return -Errno.EFAULT
+    check_range(calls, xen.MULTICALL_ENTRY.size * number)
     vcpu.in_multicall = True
     try:
         return _each(vcpu, calls, number)
@@ -302,15 +302,23 @@ def do_multicall(vcpu: Vcpu, calls: int, number: int) -> Result:
 
 def _each(vcpu: Vcpu, calls: int, number: int) -> Result:
     blocked: Block | None = None
-    for at in range(calls, calls + 32 * number, 32):
-        operation, _, *arguments = xen.MULTICALL_ENTRY.unpack(vcpu.linear.read(at, 32))
+    size = xen.MULTICALL_ENTRY.size
+    for done in range(number):
+        at = calls + size * done
+        operation, _, *arguments = xen.MULTICALL_ENTRY.unpack(copy_from_guest(vcpu, at, size))
         row = vcpu.rows[operation] if operation < xen.NR_HYPERCALLS else NOT_IMPLEMENTED
         result = call(vcpu, row, arguments[: row.arguments])
+        if isinstance(result, Continue):
+            rest = struct.pack(f"<{len(result.arguments)}I", *result.arguments)
+            copy_to_guest(vcpu, at + xen.MULTICALL_ARGS, rest)
+            return Continue((at, number - done))
         if isinstance(result, Block):
             blocked, result = result, 0
         elif not isinstance(result, int):
             return result
-        vcpu.linear.write(at + xen.MULTICALL_RESULT, (result & 0xFFFFFFFF).to_bytes(4, "little"))
+        copy_to_guest(vcpu, at + xen.MULTICALL_RESULT, (result & 0xFFFFFFFF).to_bytes(4, "little"))
+        if preempted(vcpu) and done + 1 < number:
+            return Continue((at + size, number - done - 1))
     if vcpu.listening:
         vcpu.note(f"{number} calls")
     return blocked or 0
@@ -374,6 +382,7 @@ ROWS: list[Row] = [
 ]
 """By number; what is not in `TABLE` is -ENOSYS."""
 
+_ARGUMENTS = (Gpr.EBX, Gpr.ECX, Gpr.EDX, Gpr.ESI, Gpr.EDI)
 _TAKE: tuple[Callable[..., tuple[int, ...]], ...] = (
     lambda _gpr: (),
     lambda gpr: (gpr[Gpr.EBX],),
@@ -398,16 +407,24 @@ def call(vcpu: Vcpu, row: Row, arguments: tuple[int, ...] | list[int]) -> Result
 def hypercall(vcpu: Vcpu) -> Outcome:
     """What `int 0x82` from ring 1 asks for. EIP moves past the instruction first."""
     regs = vcpu.regs
-    gpr, number = regs.gpr, regs.gpr[0]
-    regs.eip += 2
+    gpr, number, eip = regs.gpr, regs.gpr[0], regs.eip
+    regs.eip = eip + 2
+    vcpu.work = 0
     row = vcpu.rows[number] if number < xen.NR_HYPERCALLS else NOT_IMPLEMENTED
     vcpu.seen.handler = row.handler
     if vcpu.listening:
-        vcpu.seen.call = (row.name, tuple(gpr[n] for n in (3, 1, 2, 6, 7)[: row.arguments]))
+        vcpu.seen.call = (row.name, tuple(gpr[n] for n in _ARGUMENTS[: row.arguments]))
     result = call(vcpu, row, _TAKE[row.arguments](gpr))
     if isinstance(result, int):
         gpr[0] = result & 0xFFFFFFFF
         vcpu.seen.result = result
+        return RESUME
+    if isinstance(result, Continue):
+        regs.eip = eip
+        for register, argument in zip(_ARGUMENTS, result.arguments, strict=False):
+            gpr[register] = argument
+        if vcpu.listening:
+            vcpu.note("the rest follows: EIP stays on the call")
         return RESUME
     if isinstance(result, Block):
         gpr[0] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from harness.abi import xen
 from harness.abi.x86 import PAGE_SHIFT, PAGE_SIZE, PTE_A, PTE_P
@@ -11,11 +12,14 @@ from harness.domain.memory import PageFaultError
 from harness.domain.registers import SegmentCache
 from harness.pv import segments
 from harness.pv.access import check_range, copy_from_guest, copy_to_guest, u32_from_guest
+from harness.pv.continuation import RESUMED, Continue, preempted
 from harness.pv.pages import PageType, check_descriptor
 from harness.pv.state import Vcpu
 
 _OWN_FRAMES = xen.FIRST_RESERVED_GDT_PAGE
 _MOST_DESCRIPTORS_A_PAGE = PAGE_SIZE // 8
+_ENTRIES_AN_ITEM = 64
+"""Page-table entries checked or let go for one item of work (pv.continuation)."""
 
 # -- Frames and tables
 
@@ -41,6 +45,9 @@ def new_guest_table(vcpu: Vcpu, mfn: int) -> bool:
     if not pages.get_type(mfn, PageType.L2):
         return False
     old, state.guest_table = state.guest_table, mfn
+    if state.ldt_entries:
+        # The LDT is a linear address: its pages are looked up anew in the new space (new_guest_cr3).
+        unmap_ldt(vcpu)
     segments.forget(vcpu)
     vcpu.cpu.load_cr3(mfn << PAGE_SHIFT)
     pages.put_type(old)
@@ -50,7 +57,7 @@ def new_guest_table(vcpu: Vcpu, mfn: int) -> bool:
 def update_entry(vcpu: Vcpu, maddr: int, value: int) -> bool:
     """Write a dword of the guest's memory: a page-table entry with all checks, or plain data. False if refused."""
     pages, mfn = vcpu.domain.pages, maddr >> PAGE_SHIFT
-    if value >> 32 or maddr & 3 or not pages.owns(mfn):
+    if value >> 32 or not pages.owns(mfn):
         return False
     kind = PageType(pages.type[mfn])
     if kind not in (PageType.L1, PageType.L2):
@@ -68,26 +75,45 @@ def update_entry(vcpu: Vcpu, maddr: int, value: int) -> bool:
     return done
 
 
-def do_mmu_update(vcpu: Vcpu, requests: int, count: int, done_pointer: int, domid: int) -> int:
-    """Hypercall 1. Stops at the first entry that fails; *done is increased by what was completed."""
+def do_mmu_update(vcpu: Vcpu, requests: int, count: int, done_pointer: int, domid: int) -> int | Continue:
+    """Hypercall 1. Stops at the first entry that fails; *done is how many were completed."""
+    return _each(vcpu, _update, xen.MMU_UPDATE, requests, count, done_pointer, domid)
+
+
+def _each(vcpu: Vcpu, act: Callable[..., bool], layout: struct.Struct, array: int, count: int, done_pointer: int,
+          domid: int) -> int | Continue:
+    """What mmu_update and mmuext_op share: an array of operations, taken in order until one fails.
+
+    The top bit of `count` says that *done has what was completed before, as Xen's own continuation leaves it.
+    """
     if domid != DOMID_SELF:
         return -Errno.EINVAL
-    done, result = 0, 0
+    before = u32_from_guest(vcpu, done_pointer) if count & RESUMED and done_pointer else 0
+    count &= ~RESUMED
+    check_range(array, layout.size * count)
+    done, result, pages = 0, 0, vcpu.domain.pages
     try:
-        for n in range(count):
-            pointer, value = xen.MMU_UPDATE.unpack(copy_from_guest(vcpu, requests + 16 * n, 16))
-            if not _update(vcpu, pointer, value):
+        while done < count:
+            examined = pages.examined
+            if not act(vcpu, *layout.unpack(copy_from_guest(vcpu, array + layout.size * done, layout.size))):
                 result = -Errno.EINVAL
                 break
             done += 1
+            if preempted(vcpu, 1 + (pages.examined - examined) // _ENTRIES_AN_ITEM):
+                break
     except PageFaultError:
         result = -Errno.EFAULT
     if vcpu.listening:
         vcpu.note(f"{done} of {count} entries")
-    return _report_done(vcpu, done_pointer, done, result)
+    if done_pointer:
+        copy_to_guest(vcpu, done_pointer, (before + done & 0xFFFFFFFF).to_bytes(4, "little"))
+    if result or done == count:
+        return result
+    return Continue((array + layout.size * done, count - done | RESUMED, done_pointer, domid))
 
 
 def _update(vcpu: Vcpu, pointer: int, value: int) -> bool:
+    """One entry of mmu_update: {address and command, value}."""
     command, maddr = pointer & xen.MMU_COMMAND_MASK, pointer & ~xen.MMU_COMMAND_MASK
     if command == xen.MMU_NORMAL_PT_UPDATE:
         return update_entry(vcpu, maddr, value)
@@ -98,17 +124,6 @@ def _update(vcpu: Vcpu, pointer: int, value: int) -> bool:
         write_m2p(vcpu, mfn, value)
         return True
     return False
-
-
-def _report_done(vcpu: Vcpu, pointer: int, done: int, result: int) -> int:
-    """Add to the guest's count of completed entries, if it asked for one."""
-    if pointer:
-        try:
-            done += u32_from_guest(vcpu, pointer)
-            copy_to_guest(vcpu, pointer, (done & 0xFFFFFFFF).to_bytes(4, "little"))
-        except PageFaultError:
-            return -Errno.EFAULT
-    return result
 
 
 def do_update_va_mapping(vcpu: Vcpu, linear: int, low: int, high: int, flags: int) -> int:
@@ -150,28 +165,17 @@ def do_update_va_mapping_otherdomain(vcpu: Vcpu, linear: int, low: int, high: in
 # -- mmuext_op
 
 
-def do_mmuext_op(vcpu: Vcpu, operations: int, count: int, done_pointer: int, domid: int) -> int:
-    """Hypercall 26. Stops at the first operation that fails."""
-    if domid != DOMID_SELF:
-        return -Errno.EINVAL
-    done, result = 0, 0
-    try:
-        for n in range(count):
-            command, first, second = xen.MMUEXT_OP.unpack(copy_from_guest(vcpu, operations + 12 * n, 12))
-            if vcpu.listening:
-                name = MmuExt(command).name if command in MmuExt._value2member_map_ else str(command)
-                vcpu.note(f"{name}({first:#x})")
-            if not _extended(vcpu, command, first, second):
-                result = -Errno.EINVAL
-                break
-            done += 1
-    except PageFaultError:
-        result = -Errno.EFAULT
-    return _report_done(vcpu, done_pointer, done, result)
+def do_mmuext_op(vcpu: Vcpu, operations: int, count: int, done_pointer: int, domid: int) -> int | Continue:
+    """Hypercall 26. Stops at the first operation that fails; *done is how many were completed."""
+    return _each(vcpu, _extended, xen.MMUEXT_OP, operations, count, done_pointer, domid)
 
 
 def _extended(vcpu: Vcpu, command: int, first: int, second: int) -> bool:
+    """One operation of mmuext_op: {command, frame or linear address, count or pointer}."""
     pages = vcpu.domain.pages
+    if vcpu.listening:
+        name = MmuExt(command).name if command in MmuExt._value2member_map_ else str(command)
+        vcpu.note(f"{name}({first:#x})")
     if command == MmuExt.pin_l1_table:
         return pages.pin(first, PageType.L1)
     if command == MmuExt.pin_l2_table:
@@ -209,7 +213,7 @@ def set_ldt(vcpu: Vcpu, base: int, entries: int) -> bool:
 
 
 def map_ldt_page(vcpu: Vcpu, offset: int) -> bool:
-    """Make the LDT page at a byte offset visible to the CPU, if it is one that holds only what a guest may have."""
+    """Make the LDT page at a byte offset visible to the CPU, if it holds only what a guest may have. It is not yet."""
     state, domain = vcpu.state, vcpu.domain
     if offset >= 8 * state.ldt_entries:
         return False
@@ -287,7 +291,7 @@ def do_update_descriptor(vcpu: Vcpu, low_address: int, high_address: int, low: i
 # -- memory_op
 
 
-def do_memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
+def do_memory_op(vcpu: Vcpu, command: int, argument: int) -> int | Continue:
     """Hypercall 12. Reservations change one page at a time; the rest asks."""
     operation = command & xen.MEMORY_OP_MASK
     start = command >> xen.MEMORY_OP_START_SHIFT
@@ -320,7 +324,8 @@ def _machphys_mfn_list(vcpu: Vcpu, argument: int) -> int:
     return 0
 
 
-def _reservation(vcpu: Vcpu, operation: int, start: int, argument: int) -> int:
+def _reservation(vcpu: Vcpu, operation: int, start: int, argument: int) -> int | Continue:
+    number: int
     extents, number, order, bits, domid = xen.MEMORY_RESERVATION.unpack(
         copy_from_guest(vcpu, argument, xen.MEMORY_RESERVATION.size))
     if start > number:
@@ -341,6 +346,8 @@ def _reservation(vcpu: Vcpu, operation: int, start: int, argument: int) -> int:
                 return n
         except PageFaultError:
             return n
+        if preempted(vcpu) and n + 1 < number:
+            return Continue((operation | n + 1 << xen.MEMORY_OP_START_SHIFT, argument))
     return number
 
 
@@ -383,8 +390,9 @@ def _decrease(vcpu: Vcpu, where: int, _populate: bool) -> bool:
     vcpu.cpu.flush_tlb()
     state.free_frames.append(mfn)
     state.allocated -= 1
-    if mfn in state.p2m:
-        state.p2m[state.p2m.index(mfn)] = -1
+    # Where the guest says that the frame was: looking for it would take as long as the domain is large.
+    pfn = vcpu.ram.u32(domain.m2p + 4 * mfn)
+    if pfn < len(state.p2m) and state.p2m[pfn] == mfn:
+        state.p2m[pfn] = -1
     return True
-
 

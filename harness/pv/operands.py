@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from harness.abi.x86 import PAGE_SIZE, PFEC_P, PFEC_W, PTE_P
 from harness.code.decoder import Instruction, MemoryOperand
+from harness.domain.memory import PageFaultError
 from harness.pv.access import copy_from_guest, copy_to_guest
 from harness.pv.state import Vcpu
 
@@ -16,8 +18,30 @@ def linear_address(vcpu: Vcpu, operand: MemoryOperand) -> int:
     if operand.index is not None:
         offset += gpr[operand.index] * operand.scale
     offset &= 0xFFFF if operand.address_size == 16 else 0xFFFFFFFF
-    base = vcpu.regs.segment(operand.segment).base if operand.segment is not None else 0
+    base = vcpu.regs.base(operand.segment) if operand.segment is not None else 0
     return (base + offset) & 0xFFFFFFFF
+
+
+def load(vcpu: Vcpu, linear: int, size: int) -> bytes:
+    """What an instruction of the guest reads from memory. Raises PageFaultError."""
+    _check_user(vcpu, linear, size, write=False)
+    return copy_from_guest(vcpu, linear, size)
+
+
+def store(vcpu: Vcpu, linear: int, data: bytes) -> None:
+    """What an instruction of the guest writes to memory: all or nothing. Raises PageFaultError."""
+    _check_user(vcpu, linear, len(data), write=True)
+    copy_to_guest(vcpu, linear, data)
+
+
+def _check_user(vcpu: Vcpu, linear: int, size: int, *, write: bool) -> None:
+    """Ring 3 reaches its kernel's pages no better by an instruction that is emulated (U/S, SDM 3 section 4.6)."""
+    if vcpu.regs.cpl != 3:
+        return
+    for at in (linear, (linear & ~(PAGE_SIZE - 1)) + PAGE_SIZE):
+        if at < linear + size and not vcpu.linear.user_can(at & 0xFFFFFFFF, write=write):
+            entry, _ = vcpu.linear.entry(at & 0xFFFFFFFF)
+            raise PageFaultError(at & 0xFFFFFFFF, (PFEC_P if entry & PTE_P else 0) | (PFEC_W if write else 0))
 
 
 def read_register(vcpu: Vcpu, number: int, size: int) -> int:
@@ -41,7 +65,7 @@ def read_rm(vcpu: Vcpu, instruction: Instruction, size: int) -> int:
     """The r/m operand. Raises PageFaultError."""
     if instruction.memory is None:
         return read_register(vcpu, instruction.rm, size)
-    return int.from_bytes(copy_from_guest(vcpu, linear_address(vcpu, instruction.memory), size), "little")
+    return int.from_bytes(load(vcpu, linear_address(vcpu, instruction.memory), size), "little")
 
 
 def write_rm(vcpu: Vcpu, instruction: Instruction, value: int, size: int) -> None:
@@ -49,5 +73,4 @@ def write_rm(vcpu: Vcpu, instruction: Instruction, value: int, size: int) -> Non
     if instruction.memory is None:
         write_register(vcpu, instruction.rm, value, size)
         return
-    data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-    copy_to_guest(vcpu, linear_address(vcpu, instruction.memory), data)
+    store(vcpu, linear_address(vcpu, instruction.memory), (value & (1 << 8 * size) - 1).to_bytes(size, "little"))

@@ -14,7 +14,8 @@ from enum import IntEnum
 from harness.abi import xen
 from harness.abi.x86 import (
     DESC_A,
-    DESC_DPL_SHIFT,
+    DESC_CODE,
+    DESC_DC,
     DESC_G,
     DESC_P,
     DESC_S,
@@ -26,6 +27,7 @@ from harness.abi.x86 import (
     PTE_RW,
     SYSTEM_CALL_GATE32,
     descriptor_base,
+    descriptor_dpl,
     descriptor_limit,
 )
 from harness.domain.memory import Memory
@@ -33,8 +35,7 @@ from harness.domain.memory import Memory
 _DISALLOWED = PTE_PS | PTE_G
 """Bits that a guest may not set in L1 and L2 entries: PS (PAT in an L1) and G (asm-x86/x86_32/page.h)."""
 XEN_L2_SLOT = xen.HYPERVISOR_VIRT_START >> 22
-_ENTRIES = struct.Struct("<1024I")
-_DESCRIPTORS = struct.Struct("<1024I")
+_WORDS = struct.Struct("<1024I")
 
 
 class PageType(IntEnum):
@@ -46,6 +47,10 @@ class PageType(IntEnum):
     GDT = 3
     LDT = 4
     WRITABLE = 5
+
+
+# Plain numbers for the hot paths: looking up a member costs three times as much (Python 3.11).
+_NONE, _L1, _L2, _WRITABLE = (int(kind) for kind in (PageType.NONE, PageType.L1, PageType.L2, PageType.WRITABLE))
 
 
 class PageTables:
@@ -65,6 +70,8 @@ class PageTables:
         self.mapped = [0] * frames
         """How many entries map the frame in any way."""
         self.xen_slots: tuple[int, ...] = (0,) * (1024 - XEN_L2_SLOT)
+        self.examined = 0
+        """Entries looked at so far, for whoever must bound the work that a guest causes."""
 
     # -- References
 
@@ -72,19 +79,19 @@ class PageTables:
         """Whether the domain owns a frame."""
         return 0 <= mfn < len(self.owned) and self.owned[mfn] != 0
 
-    def get_type(self, mfn: int, wanted: PageType) -> bool:
+    def get_type(self, mfn: int, wanted: int) -> bool:
         """Hold a frame in a type, checking its contents if it had another. False if it cannot be had."""
         if not self.owns(mfn):
             return False
         if self.count[mfn] == 0:
-            if self.type[mfn] != PageType.NONE and self.type[mfn] != wanted:
+            if self.type[mfn] != _NONE and self.type[mfn] != wanted:
                 self._flush()
             self.type[mfn] = wanted
             # Held while it is checked, so that a table that refers to itself meets its own type.
             self.count[mfn] = 1
             if not self._check(mfn, wanted):
                 self.count[mfn] = 0
-                self.type[mfn] = PageType.NONE
+                self.type[mfn] = _NONE
                 return False
             return True
         if self.type[mfn] != wanted:
@@ -93,30 +100,43 @@ class PageTables:
         return True
 
     def put_type(self, mfn: int) -> None:
-        """Let go of a frame. With the last holder gone a page table lets go of what it maps."""
-        self.count[mfn] -= 1
-        if self.count[mfn]:
-            return
-        if self.type[mfn] == PageType.L1:
-            self._release(mfn, 1024, self._put_l1e)
-        elif self.type[mfn] == PageType.L2:
-            self._release(mfn, XEN_L2_SLOT, lambda entry: self._put_l2e(entry, mfn))
+        """Let go of a frame. With the last holder gone a page table lets go of what it maps.
 
-    def _check(self, mfn: int, wanted: PageType) -> bool:
-        if wanted == PageType.L1:
+        A list, not recursion: directories that map one another can be a chain as long as the domain has frames.
+        """
+        if self.count[mfn] > 1:
+            self.count[mfn] -= 1
+            return
+        waiting = [mfn]
+        while waiting:
+            frame = waiting.pop()
+            self.count[frame] -= 1
+            if self.count[frame]:
+                continue
+            if self.type[frame] == _L1:
+                for entry in self._entries(frame):
+                    self._put_l1e(entry)
+            elif self.type[frame] == _L2:
+                below = (entry >> PAGE_SHIFT for entry in self._entries(frame)[:XEN_L2_SLOT] if entry & PTE_P)
+                waiting += [other for other in below if other != frame]
+
+    def _check(self, mfn: int, wanted: int) -> bool:
+        if wanted == _L1:
             return self._take(mfn, 1024, self._get_l1e, self._put_l1e)
-        if wanted == PageType.L2:
+        if wanted == _L2:
             get, put = (lambda entry: self._get_l2e(entry, mfn)), (lambda entry: self._put_l2e(entry, mfn))
             if not self._take(mfn, XEN_L2_SLOT, get, put):
                 return False
-            self._ram.write((mfn << PAGE_SHIFT) + 4 * XEN_L2_SLOT, struct.pack(f"<{len(self.xen_slots)}I", *self.xen_slots))
+            slots = struct.pack(f"<{len(self.xen_slots)}I", *self.xen_slots)
+            self._ram.write((mfn << PAGE_SHIFT) + 4 * XEN_L2_SLOT, slots)
             return True
         if wanted in (PageType.GDT, PageType.LDT):
             return self._check_descriptors(mfn)
         return True
 
     def _entries(self, mfn: int) -> tuple[int, ...]:
-        return _ENTRIES.unpack(self._ram.read(mfn << PAGE_SHIFT, PAGE_SIZE))
+        self.examined += 1024
+        return _WORDS.unpack(self._ram.read(mfn << PAGE_SHIFT, PAGE_SIZE))
 
     def _take(self, mfn: int, number: int, get: Callable[[int], bool], put: Callable[[int], None]) -> bool:
         entries = self._entries(mfn)[:number]
@@ -127,17 +147,13 @@ class PageTables:
                 return False
         return True
 
-    def _release(self, mfn: int, number: int, put: Callable[[int], None]) -> None:
-        for entry in self._entries(mfn)[:number]:
-            put(entry)
-
     # -- Entries
 
     def _get_l1e(self, entry: int) -> bool:
         mfn = entry >> PAGE_SHIFT
         if entry & _DISALLOWED or not self.owns(mfn):
             return False
-        if entry & PTE_RW and not self.get_type(mfn, PageType.WRITABLE):
+        if entry & PTE_RW and not self.get_type(mfn, _WRITABLE):
             return False
         self.mapped[mfn] += 1
         return True
@@ -155,9 +171,9 @@ class PageTables:
         if mfn == directory:
             # A directory as its own page table: readable, never writable. It does not hold itself.
             return not entry & PTE_RW
-        if self.owns(mfn) and self.type[mfn] == PageType.L2 and self.count[mfn]:
-            return not entry & PTE_RW and self.get_type(mfn, PageType.L2)
-        return self.get_type(mfn, PageType.L1)
+        if self.owns(mfn) and self.type[mfn] == _L2 and self.count[mfn]:
+            return not entry & PTE_RW and self.get_type(mfn, _L2)
+        return self.get_type(mfn, _L1)
 
     def _put_l2e(self, entry: int, directory: int) -> None:
         mfn = entry >> PAGE_SHIFT
@@ -191,7 +207,7 @@ class PageTables:
         self._put_l2e(old, maddr >> PAGE_SHIFT)
         return True
 
-    def pin(self, mfn: int, wanted: PageType) -> bool:
+    def pin(self, mfn: int, wanted: int) -> bool:
         """Hold a page table in its type even while nothing uses it. False if it is pinned already or no such table."""
         if not self.owns(mfn) or self.pinned[mfn] or not self.get_type(mfn, wanted):
             return False
@@ -209,13 +225,13 @@ class PageTables:
     # -- Descriptors
 
     def _check_descriptors(self, mfn: int) -> bool:
-        words = list(_DESCRIPTORS.unpack(self._ram.read(mfn << PAGE_SHIFT, PAGE_SIZE)))
+        words = list(self._entries(mfn))
         for n in range(0, 1024, 2):
             checked = check_descriptor(words[n], words[n + 1])
             if checked is None:
                 return False
             words[n : n + 2] = checked
-        self._ram.write(mfn << PAGE_SHIFT, _DESCRIPTORS.pack(*words))
+        self._ram.write(mfn << PAGE_SHIFT, _WORDS.pack(*words))
         return True
 
 
@@ -231,12 +247,12 @@ def check_descriptor(low: int, high: int) -> tuple[int, int] | None:
     """A descriptor as Xen stores it, or None if a guest may not have it (xen/arch/x86/x86_32/mm.c, check_descriptor).
 
     DPL 0 is refused. Page-granular limits are cut below Xen; byte-granular ones must fit. Of the system types only a
-    32-bit call gate into the guest's own kernel is accepted. What is not present can do no harm. The accessed bit is set
-    on the way: the CPU would write it through a mapping that is read-only (a #PF there, observed on Unicorn 2.1.4).
+    32-bit call gate into the guest's own kernel is accepted. What is not present can do no harm. The accessed bit is
+    set on the way: the CPU would write it through a mapping that is read-only (a #PF, observed on Unicorn 2.1.4).
     """
     if not high & DESC_P:
         return low, high
-    if high >> DESC_DPL_SHIFT & 3 == 0:
+    if descriptor_dpl(high) == 0:
         return None
     if not high & DESC_S:
         gate = high >> 8 & 0xF == SYSTEM_CALL_GATE32 and not high & 0xE0 and valid_code_selector(low >> 16)
@@ -244,10 +260,17 @@ def check_descriptor(low: int, high: int) -> tuple[int, int] | None:
     base = descriptor_base(low, high)
     if base >= xen.GUEST_SEGMENT_MAX - PAGE_SIZE:
         return None
-    end = base + descriptor_limit(low, high) + 1
-    if end > xen.GUEST_SEGMENT_MAX:
+    size = descriptor_limit(low, high) + 1
+    if high & (DESC_CODE | DESC_DC) == DESC_DC:
+        # Expand-down: it reaches from its limit up to 4 GiB, and must begin beyond them instead.
+        too_far = (base + size) & 0xFFFFFFFF > base
+        room = -(base & ~(PAGE_SIZE - 1)) & 0xFFFFFFFF
+    else:
+        too_far = base + size > xen.GUEST_SEGMENT_MAX
+        room = xen.GUEST_SEGMENT_MAX - base
+    if too_far:
         if not high & DESC_G:
             return None
-        pages = (xen.GUEST_SEGMENT_MAX - base >> PAGE_SHIFT) - 1
+        pages = (room >> PAGE_SHIFT) - 1
         low, high = low & 0xFFFF0000 | pages & 0xFFFF, high & ~0xF0000 | pages & 0xF0000
     return low, high | DESC_A

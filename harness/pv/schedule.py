@@ -19,9 +19,9 @@ def block(vcpu: Vcpu) -> int | Block:
     return BLOCK
 
 
-def halt(vcpu: Vcpu) -> Block:
-    """HLT under `--policy full`: wait with the virtual IF as it is. EIP moves past the instruction."""
-    vcpu.regs.eip += 1
+def halt(vcpu: Vcpu, length: int) -> Block:
+    """HLT under `--policy full`: wait with the virtual IF as it is. EIP moves past its `length` bytes."""
+    vcpu.regs.eip += length
     vcpu.state.blocked = True
     return BLOCK
 
@@ -60,19 +60,27 @@ def _poll(vcpu: Vcpu, ports: int, number: int, timeout: int) -> int | Outcome:
     if not vcpu.mask:
         return -Errno.EINVAL
     wanted = tuple(int.from_bytes(data[n : n + 4], "little") for n in range(0, len(data), 4))
-    if any(port >= xen.NR_EVENT_CHANNELS for port in wanted):
-        return -Errno.EINVAL
-    if any(is_pending(vcpu, port) for port in wanted):
-        return 0
+    for port in wanted:
+        if port >= xen.NR_EVENT_CHANNELS:
+            return -Errno.EINVAL
+        if is_pending(vcpu, port):
+            return 0
     vcpu.state.polling, vcpu.state.blocked = wanted, True
-    vcpu.state.poll_deadline = timeout or None
+    vcpu.state.poll_deadline = _when(vcpu, timeout)
     return BLOCK
+
+
+def _when(vcpu: Vcpu, time: int) -> int | None:
+    """An absolute time in ns as a deadline, None for 0. s_time_t is signed: what looks like centuries is the past."""
+    if time >> 63:
+        return vcpu.domain.clock.now
+    return time or None
 
 
 def do_set_timer_op(vcpu: Vcpu, low: int, high: int) -> int:
     """Hypercall 15: VIRQ_TIMER once at an absolute time in ns; 0 cancels; the past means now."""
     when = high << 32 | low
-    vcpu.domain.clock.deadline = when or None
+    vcpu.domain.clock.deadline = _when(vcpu, when)
     if vcpu.listening:
         vcpu.note(f"timer at {when} ns" if when else "timer off")
     return 0

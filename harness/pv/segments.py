@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.abi import xen
 from harness.abi.x86 import (
+    DESC_A,
     DESC_CODE,
     DESC_DC,
     DESC_P,
@@ -18,11 +19,12 @@ from harness.abi.x86 import (
 )
 from harness.domain.memory import PageFaultError
 from harness.domain.registers import SegmentCache, from_descriptor
+from harness.pv.pages import check_descriptor
 from harness.pv.state import Vcpu
 
 NULL = SegmentCache()
 
-_FLAT = {selector: (low & 0xFFFFFFFF, low >> 32) for selector, low in xen.FLAT_DESCRIPTORS}
+_FLAT = {selector | SELECTOR_RPL: (both & 0xFFFFFFFF, both >> 32 | DESC_A) for selector, both in xen.FLAT_DESCRIPTORS}
 _LIMIT_OF_GDT = 0xEFFF
 
 
@@ -36,8 +38,9 @@ class SelectorError(Exception):
 
 def descriptor(vcpu: Vcpu, selector: int) -> tuple[int, int] | None:
     """The descriptor of a selector as its two dwords, or None where there is none."""
-    if selector | SELECTOR_RPL in (s | SELECTOR_RPL for s in _FLAT):
-        return next(d for s, d in _FLAT.items() if s | SELECTOR_RPL == selector | SELECTOR_RPL)
+    flat = _FLAT.get(selector | SELECTOR_RPL)
+    if flat is not None:
+        return flat
     index, state = selector >> 3, vcpu.state
     if selector & SELECTOR_TI:
         if index >= state.ldt_entries:
@@ -51,25 +54,15 @@ def descriptor(vcpu: Vcpu, selector: int) -> tuple[int, int] | None:
         low, high = DESCRIPTOR.unpack(vcpu.linear.read(where, 8))
     except PageFaultError:
         return None
-    return low, high
-
-
-def cache(vcpu: Vcpu, selector: int) -> SegmentCache:
-    """What the CPU would keep of a selector, unchecked; the null segment where there is no descriptor."""
-    known = vcpu.segments.get(selector)
-    if known is None:
-        found = descriptor(vcpu, selector)
-        known = from_descriptor(selector, *found) if found else NULL
-        vcpu.segments[selector] = known
-    return known
+    # An LDT page is checked when the CPU first uses it; read from the guest's own copy it may not have been yet.
+    return check_descriptor(low, high) if selector & SELECTOR_TI else (low, high)
 
 
 def forget(vcpu: Vcpu) -> None:
-    """Drop what is remembered of descriptors: GDT, LDT or the page tables under them changed.
+    """Descriptors may have changed: GDT, LDT or the page tables under them did.
 
     The registers follow on the way back to the guest, where Xen pops them all (x86_32/entry.S, restore_all_guest).
     """
-    vcpu.segments.clear()
     vcpu.reload = True
 
 
@@ -118,6 +111,16 @@ def load_code(vcpu: Vcpu, selector: int) -> SegmentCache:
     if not high & DESC_P:
         raise SelectorError(Vector.NP, selector & ~3)
     return from_descriptor(selector, *found)
+
+
+def leave_ring(vcpu: Vcpu) -> None:
+    """Null the data segments that the ring just entered may not keep: a conforming one it may (SDM 2, IRET)."""
+    regs = vcpu.regs
+    for seg in (Seg.DS, Seg.ES, Seg.FS, Seg.GS):
+        loaded = regs.segment(seg).attributes
+        conforming = loaded & DESC_CODE and loaded & DESC_DC
+        if loaded and not conforming and descriptor_dpl(loaded) < regs.cpl:
+            regs.load_segment(seg, NULL)
 
 
 def stale(vcpu: Vcpu) -> Seg | None:

@@ -35,8 +35,7 @@ from harness.code.decoder import Instruction
 from harness.domain.outcome import NATIVE, RESUME, RETIRE, Inject, Outcome
 from harness.domain.record import AuditFinding
 from harness.pv import segments
-from harness.pv.access import copy_from_guest, copy_to_guest
-from harness.pv.operands import linear_address, read_rm, write_register, write_rm
+from harness.pv.operands import linear_address, load, read_rm, store, write_register, write_rm
 from harness.pv.state import Vcpu
 
 Emulator = Callable[[Vcpu, Instruction], Outcome]
@@ -59,8 +58,8 @@ def _store_table(vcpu: Vcpu, instruction: Instruction, base: int, limit: int) ->
     assert instruction.memory is not None
     if instruction.operand_size == 16:
         base &= 0xFFFFFF
-    copy_to_guest(vcpu, linear_address(vcpu, instruction.memory),
-                  (limit & 0xFFFF).to_bytes(2, "little") + base.to_bytes(4, "little"))
+    store(vcpu, linear_address(vcpu, instruction.memory),
+          (limit & 0xFFFF).to_bytes(2, "little") + base.to_bytes(4, "little"))
     return RETIRE
 
 
@@ -104,18 +103,20 @@ def full_smsw(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 # -- Flags
 
 
-def _push(vcpu: Vcpu, value: int, size: int) -> None:
+def _push(vcpu: Vcpu, size: int, *values: int) -> None:
+    """Push values of `size` bytes, the first one first: all of them or, if there is no room, none."""
     regs = vcpu.regs
-    esp = (regs.gpr[Gpr.ESP] - size) & 0xFFFFFFFF
-    copy_to_guest(vcpu, regs.segment(Seg.SS).base + esp, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+    esp = (regs.gpr[Gpr.ESP] - size * len(values)) & 0xFFFFFFFF
+    words = (value & (1 << 8 * size) - 1 for value in reversed(values))
+    store(vcpu, (regs.base(Seg.SS) + esp) & 0xFFFFFFFF, b"".join(w.to_bytes(size, "little") for w in words))
     regs.gpr[Gpr.ESP] = esp
 
 
 def _peek(vcpu: Vcpu, size: int, index: int = 0) -> int:
     """The word at an index from the top of the stack."""
     regs = vcpu.regs
-    where = (regs.segment(Seg.SS).base + regs.gpr[Gpr.ESP] + size * index) & 0xFFFFFFFF
-    return int.from_bytes(copy_from_guest(vcpu, where, size), "little")
+    where = (regs.base(Seg.SS) + regs.gpr[Gpr.ESP] + size * index) & 0xFFFFFFFF
+    return int.from_bytes(load(vcpu, where, size), "little")
 
 
 def _drop(vcpu: Vcpu, size: int) -> None:
@@ -140,7 +141,7 @@ def _load_flags(vcpu: Vcpu, image: int, size: int) -> None:
 
 def full_pushf(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     """PUSHF: the virtual IF and IOPL."""
-    _push(vcpu, virtual_eflags(vcpu) & PUSHF_MASK, instruction.operand_size // 8)
+    _push(vcpu, instruction.operand_size // 8, virtual_eflags(vcpu) & PUSHF_MASK)
     return RETIRE
 
 
@@ -154,26 +155,25 @@ def full_popf(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 
 def full_iret(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """IRET: the virtual IF; a selector of RPL 0 is one of ring 1."""
+    """IRET: the virtual IF; a selector of RPL 0 is one of ring 1. RF comes back, other than by POPF (SDM 2, IRET)."""
     if not vcpu.kernel_mode:
         return NATIVE
     size, regs = instruction.operand_size // 8, vcpu.regs
     eip, cs, flags = (_peek(vcpu, size, n) for n in range(3))
     cs = _raise_rpl(cs & 0xFFFF)
-    esp, ss = (regs.gpr[Gpr.ESP] + 3 * size) & 0xFFFFFFFF, regs.selector(Seg.SS)
-    if cs & SELECTOR_RPL > 1:
+    esp, stack = (regs.gpr[Gpr.ESP] + 3 * size) & 0xFFFFFFFF, regs.segment(Seg.SS)
+    outer = cs & SELECTOR_RPL > 1
+    if outer:
         esp, ss = _peek(vcpu, size, 3), _peek(vcpu, size, 4) & 0xFFFF
     try:
         code = segments.load_code(vcpu, cs)
-        stack = segments.load_stack(vcpu, ss, cs & SELECTOR_RPL)
+        if outer:
+            stack = segments.load_stack(vcpu, ss, cs & SELECTOR_RPL)
     except segments.SelectorError as bad:
         return Inject(bad.vector, bad.error_code)
     _load_flags(vcpu, flags, size)
-    regs.enter(code, eip, stack, esp, regs.eflags)
-    for seg in (Seg.DS, Seg.ES, Seg.FS, Seg.GS):
-        loaded = regs.segment(seg)
-        if loaded.attributes and descriptor_dpl(loaded.attributes) < regs.cpl:
-            regs.load_segment(seg, segments.NULL)
+    regs.enter(code, eip, stack, esp, regs.eflags | flags & RF)
+    segments.leave_ring(vcpu)
     return RESUME
 
 
@@ -203,7 +203,7 @@ def full_push_seg(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     seg = _PUSHED[instruction.opcode]
     if seg not in (Seg.CS, Seg.SS) or not vcpu.kernel_mode:
         return NATIVE
-    _push(vcpu, _shown(vcpu, seg), instruction.operand_size // 8)
+    _push(vcpu, instruction.operand_size // 8, _shown(vcpu, seg))
     return RETIRE
 
 
@@ -247,7 +247,7 @@ def full_load_far(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     if _LOADED[instruction.opcode] != Seg.SS or not vcpu.kernel_mode or instruction.memory is None:
         return NATIVE
     size = instruction.operand_size // 8
-    data = copy_from_guest(vcpu, linear_address(vcpu, instruction.memory), size + 2)
+    data = load(vcpu, linear_address(vcpu, instruction.memory), size + 2)
     bad = _load_ss(vcpu, int.from_bytes(data[size:], "little"))
     if bad:
         return bad
@@ -257,9 +257,11 @@ def full_load_far(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 def full_far_ret(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     """RETF to a selector of RPL 0: ring 1's."""
+    if not vcpu.kernel_mode:
+        return NATIVE
     size, regs = instruction.operand_size // 8, vcpu.regs
     eip, cs = _peek(vcpu, size), _peek(vcpu, size, 1) & 0xFFFF
-    if not vcpu.kernel_mode or cs & SELECTOR_RPL:
+    if cs & SELECTOR_RPL:
         return NATIVE
     try:
         code = segments.load_code(vcpu, _raise_rpl(cs))
@@ -272,29 +274,23 @@ def full_far_ret(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 
 def full_far_call(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """CALL far: the pushed CS shows RPL 0. A call gate is the CPU's own."""
+    """CALL far: the pushed CS shows RPL 0. A call gate, or a selector that ring 1 may not call, is the CPU's own."""
     size, regs = instruction.operand_size // 8, vcpu.regs
     if not vcpu.kernel_mode:
         return NATIVE
     if instruction.memory is None:
         offset, selector = instruction.immediate or 0, int.from_bytes(instruction.raw[-2:], "little")
     else:
-        data = copy_from_guest(vcpu, linear_address(vcpu, instruction.memory), size + 2)
+        data = load(vcpu, linear_address(vcpu, instruction.memory), size + 2)
         offset, selector = int.from_bytes(data[:size], "little"), int.from_bytes(data[size:], "little")
     found = segments.descriptor(vcpu, selector)
-    if found is None or not found[1] & DESC_S:
+    if found is None or not found[1] & DESC_S or selector & SELECTOR_RPL > 1:
         return NATIVE
     try:
         code = segments.load_code(vcpu, selector & ~SELECTOR_RPL | 1)
     except segments.SelectorError as bad:
         return Inject(bad.vector, bad.error_code)
-    esp = regs.gpr[Gpr.ESP]
-    _push(vcpu, _shown(vcpu, Seg.CS), size)
-    try:
-        _push(vcpu, regs.eip + instruction.length, size)
-    except Exception:
-        regs.gpr[Gpr.ESP] = esp
-        raise
+    _push(vcpu, size, _shown(vcpu, Seg.CS), regs.eip + instruction.length)
     regs.load_segment(Seg.CS, code)
     regs.eip = offset
     return RESUME

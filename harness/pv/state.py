@@ -15,7 +15,6 @@ from harness.code.decoder import Decoder, Instruction
 from harness.domain.clock import Clock
 from harness.domain.cpu import Cpu
 from harness.domain.record import AuditFinding
-from harness.domain.registers import SegmentCache
 from harness.pv.pages import PageTables
 
 POLICY_XEN, POLICY_FULL = "xen", "full"
@@ -33,10 +32,11 @@ class Trap:
 
 @dataclass(slots=True)
 class Callback:
-    """An entry point of the guest kernel."""
+    """An entry point of the guest kernel. `mask`: it is entered with events masked (the event callback always is)."""
 
     cs: int = xen.FLAT_RING1_CS
     eip: int = 0
+    mask: bool = False
 
 
 @dataclass(slots=True)
@@ -177,8 +177,6 @@ class Vcpu:
         self.listening = False
         """Whether anyone wants notes: nothing is formatted otherwise."""
         self.findings: dict[int, AuditFinding] = {}
-        self.segments: dict[int, SegmentCache] = {}
-        """Descriptors already looked up, by selector; dropped when GDT or LDT change."""
         self.reload = False
         """Descriptors changed: segment registers are loaded again before the guest goes on."""
         self.rows: Sequence[Any] = ()
@@ -186,6 +184,8 @@ class Vcpu:
         self.emulators: dict[int, Callable[..., Any]] = {}
         """Emulation functions of the user's own, by opcode."""
         self.in_multicall = False
+        self.work = 0
+        """What the present hypercall has done, in items (pv.continuation)."""
         self.shadow_next = False
         """The next instruction is in the shadow of an STI: no event before it is done."""
         self.shared = 0
@@ -208,6 +208,11 @@ class Vcpu:
     @mask.setter
     def mask(self, value: int) -> None:
         self.ram.buffer[self.shared + xen.VCPU_INFO_MASK] = value
+
+    @property
+    def attention(self) -> bool:
+        """Whether anything may have to be done before the guest goes on, timers not counted."""
+        return self.reload or self.shadow_next or self.state.blocked or self.ram.buffer[self.shared] != 0
 
     @property
     def upcall_due(self) -> bool:

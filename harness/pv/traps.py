@@ -33,6 +33,9 @@ from harness.pv.silent import sensitive
 from harness.pv.state import Vcpu
 
 _GATES_OF_DPL_3 = (Vector.BP, Vector.OF)
+_DB, _UD, _NM, _GP, _PF = map(int, (Vector.DB, Vector.UD, Vector.NM, Vector.GP, Vector.PF))
+"""As plain numbers: every exit is compared with them, and looking a member up costs as much as a call."""
+_CS = int(Seg.CS)
 _HYPERVISOR_CPUID = 0x40000000
 
 
@@ -57,7 +60,7 @@ def do_software_interrupt(vcpu: Vcpu, exit_: Exit) -> Outcome:
     state = vcpu.state
     if vector in _GATES_OF_DPL_3:
         seen.kind, seen.handler = EXCEPTION_KINDS[vector], do_trap
-        return Inject(vector, advance=exit_.length)
+        return do_trap(vcpu, exit_)
     if vector == 0x80 and state.direct_gate and cpl <= state.traps[vector].flags & xen.TRAP_INFO_DPL:
         seen.kind, seen.handler = "gate", bounce.through_gate
         return bounce.through_gate(vcpu, vector, exit_.length) or RESUME
@@ -77,30 +80,32 @@ def do_exception(vcpu: Vcpu, exit_: Exit) -> Outcome:
     if vcpu.listening:
         code = f"({exit_.error_code:#x})" if vector in VECTORS_WITH_ERROR_CODE else ""
         seen.raised = f"#{seen.kind.upper()}{code}" + (f" cr2 {exit_.address:#010x}" if vector == Vector.PF else "")
-    if vector == Vector.GP:
+    if vector == _GP:
         seen.handler = do_general_protection
         return do_general_protection(vcpu, exit_.error_code)
-    if vector == Vector.PF:
+    if vector == _PF:
         seen.handler = do_page_fault
         return do_page_fault(vcpu, exit_.address, exit_.error_code)
-    if vector == Vector.NM:
+    if vector == _NM:
         seen.handler = fpu.do_device_not_available
         return fpu.do_device_not_available(vcpu)
-    if vector == Vector.UD:
+    if vector == _UD:
         seen.handler = do_invalid_op
         return do_invalid_op(vcpu)
-    if vector == Vector.DB:
+    if vector == _DB:
         seen.handler = do_debug
         return do_debug(vcpu, exit_)
     seen.handler = do_trap
-    if vector not in EXCEPTION_KINDS or vector in (Vector.DF, Vector.MC):
-        return Crash(f"vector {vector} at {vcpu.regs.eip:#010x}, which no guest can be given")
-    return Inject(vector, exit_.error_code if vector in VECTORS_WITH_ERROR_CODE else None)
+    return do_trap(vcpu, exit_)
 
 
 def do_trap(vcpu: Vcpu, exit_: Exit) -> Outcome:
-    """An exception that is the guest's alone. (Named in records; `do_exception` does it.)"""
-    return do_exception(vcpu, exit_)
+    """An exception that is the guest's alone. What no guest is ever given ends the domain."""
+    vector = exit_.vector
+    if vector not in EXCEPTION_KINDS or vector in (Vector.DF, Vector.MC):
+        return Crash(f"vector {vector} at {vcpu.regs.eip:#010x}, which no guest can be given")
+    error_code = exit_.error_code if vector in VECTORS_WITH_ERROR_CODE else None
+    return Inject(vector, error_code, advance=exit_.length if vector in _GATES_OF_DPL_3 else 0)
 
 
 def do_general_protection(vcpu: Vcpu, error_code: int, length: int = 2) -> Outcome:
@@ -126,7 +131,7 @@ def do_general_protection(vcpu: Vcpu, error_code: int, length: int = 2) -> Outco
 def fetch(vcpu: Vcpu) -> Instruction | Inject | None:
     """The instruction at EIP; a page fault if it cannot be read; None if it does not decode."""
     regs = vcpu.regs
-    eip = (regs.segment(Seg.CS).base + regs.eip) & 0xFFFFFFFF
+    eip = (regs.base(_CS) + regs.eip) & 0xFFFFFFFF
     seen = vcpu.seen
     cached = vcpu.decoder.cached(eip)
     try:
@@ -169,9 +174,12 @@ def do_page_fault(vcpu: Vcpu, linear: int, error_code: int) -> Outcome:
 
 
 def _fault_in_xen(vcpu: Vcpu, linear: int, error_code: int) -> Outcome | None:
-    """A fault at or above Xen. GDT and LDT pages fault as the CPU reads them; the rest is beyond the guest's segments."""
+    """A fault at or above Xen. GDT and LDT pages fault as the CPU reads them; the rest is beyond the guest's segments.
+
+    The CPU reads an LDT page that is not there yet. A fault on one that is there is the guest's own access to it.
+    """
     offset = linear - xen.LDT_VIRT_START
-    if 0 <= offset < 8 * xen.MAX_LDT_ENTRIES:
+    if 0 <= offset < 8 * xen.MAX_LDT_ENTRIES and not error_code & PFEC_P:
         if mmu.map_ldt_page(vcpu, offset & ~(PAGE_SIZE - 1)):
             return RESUME
         return Inject(Vector.PF, error_code, (vcpu.state.ldt_base + offset) & 0xFFFFFFFF)
@@ -188,7 +196,7 @@ def do_invalid_op(vcpu: Vcpu) -> Outcome:
     """#UD: the guest's, unless it is CPUID behind Xen's prefix."""
     regs = vcpu.regs
     try:
-        code = vcpu.linear.fetch(regs.segment(Seg.CS).base + regs.eip & 0xFFFFFFFF, 7)
+        code = vcpu.linear.fetch(regs.base(Seg.CS) + regs.eip & 0xFFFFFFFF, 7)
     except PageFaultError as fault:
         return page_fault_of(vcpu, fault)
     if code == xen.EMULATE_PREFIX + b"\x0f\xa2":
@@ -221,7 +229,7 @@ def _answer(vcpu: Vcpu, values: tuple[int, ...]) -> None:
 def do_debug(vcpu: Vcpu, exit_: Exit) -> Outcome:
     """#DB: DR6 goes to the virtual one. INT1 is a trap: EIP moves past it."""
     vcpu.state.debug[6] = vcpu.regs.debug(6)
-    return Inject(Vector.DB, advance=0 if not exit_.length else exit_.length)
+    return Inject(Vector.DB, advance=exit_.length)
 
 
 # -- Intercepted instructions

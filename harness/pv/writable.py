@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.abi.x86 import AF, ARITHMETIC_FLAGS, CF, OF, PAGE_SHIFT, PF, SF, ZF, Gpr
+from harness.abi.x86 import AF, ARITHMETIC_FLAGS, CF, OF, PAGE_SHIFT, PF, SF, ZF, Gpr, Seg
 from harness.code.decoder import Instruction
 from harness.pv.operands import linear_address, read_register, write_register
 from harness.pv.pages import PageType
@@ -50,6 +50,8 @@ def _store(vcpu: Vcpu, instruction: Instruction, old: int, linear: int) -> _Done
     """The dword that an instruction would store over `old`, and what else it does once that is done."""
     opcode, memory = instruction.opcode, instruction.memory
     if opcode == 0xAB and instruction.operand_size == 32 and not instruction.rep:
+        if (vcpu.regs.base(Seg.ES) + vcpu.regs.gpr[Gpr.EDI]) & 0xFFFFFFFF != linear:
+            return None
         return vcpu.regs.gpr[Gpr.EAX], lambda: _step(vcpu, Gpr.EDI)
     if memory is None or linear_address(vcpu, memory) != linear or instruction.operand_size != 32:
         return None
