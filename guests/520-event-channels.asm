@@ -113,7 +113,7 @@ start:
     refused EINVAL, send, 1
     refused EINVAL, send, NR_EVENT_CHANNELS
     refused EINVAL, send, 3                      ; a virq is Xen's to send
-    refused EINVAL, unmask, 77
+    refused EINVAL, unmask, NR_EVENT_CHANNELS
     refused EINVAL, bind_interdomain, DOMID_SELF, 4
     refused ESRCH, bind_interdomain, 5, 1        ; there is no domain 5
     refused EPERM, alloc_unbound, 5              ; nor would it be ours to allocate for

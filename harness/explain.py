@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from harness.abi import xen
 from harness.abi.instructions import CONTROLS, EXIT_REASONS, ROWS, Class, Native, Row, find, svm_intercept
 from harness.abi.svm import EXIT_EXCEPTION
-from harness.abi.x86 import EFLAGS_FIXED, PTE_P, PTE_PS, PTE_RW, Gpr, Vector
+from harness.abi.x86 import EFLAGS_FIXED, PTE_P, PTE_PS, PTE_RW, PTE_US, Gpr, Vector
 from harness.code.assembler import AssemblyError, assemble
 from harness.code.decoder import Decoder, Instruction, TruncatedError, mnemonics
 from harness.code.fields import read_fields
@@ -295,7 +295,7 @@ def _vcpu(raw: bytes, ring: int, policy: str) -> Vcpu:
     cpu = PlainCpu(PlainRegisters(eip=_CODE, cpl=ring, eflags=EFLAGS_FIXED), _MEMORY)
     cpu.regs.gpr[Gpr.ESP] = _STACK
     cpu.ram.write(_CODE, raw)
-    cpu.ram.set_u32(_DIRECTORY, PTE_P | PTE_RW | PTE_PS)
+    cpu.ram.set_u32(_DIRECTORY, PTE_P | PTE_RW | PTE_US | PTE_PS)
     cpu.load_cr3(_DIRECTORY)
     vcpu = Vcpu(Domain("explained"), cpu, policy=policy)
     vcpu.rows = HYPERCALLS

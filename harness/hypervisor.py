@@ -400,7 +400,7 @@ class Domain:
     def _crash_report(self) -> CrashReport:
         vcpu = self.vcpu
         regs = vcpu.regs
-        eip = (regs.eip + regs.base(Seg.CS)) & 0xFFFFFFFF
+        eip = regs.linear_eip
         start = self._code_start(eip)
         stack = (regs.gpr[4] + regs.base(Seg.SS)) & 0xFFFFFFFF
         words = []

@@ -25,7 +25,6 @@ from harness.hypervisor import Domain, Progress
 from harness.machine import ImageError, MachineImage
 from harness.machine.layout import STATE_SIZE
 from harness.machine.ram import CHUNK
-from harness.pv import segments
 from harness.pv.state import DomainState, VcpuState
 
 FORMAT = 1
@@ -134,7 +133,6 @@ class Snapshot:
         _put_back(xen.pages, self.domain.frames, _FRAMES)
         _put_back(_speaker(domain), self.domain.speaker, _SPEAKER)
         _put_back(vcpu, self.vcpu, _VCPU)
-        segments.forget(vcpu)
         domain.go_back(self.progress)
 
     # -- Files

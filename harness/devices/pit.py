@@ -12,6 +12,8 @@ COUNTER, COMMAND, SPEAKER = 0x42, 0x43, 0x61
 PIT_HZ = 1_193_182
 _GATE, _OUTPUT, _KEPT = 1, 1 << 5, 3
 _CHANNEL_2 = 2
+_ACCESS = 3 << 4
+"""Which bytes of the counter a control word is about; none of them: it latches the count."""
 
 
 class Speaker:
@@ -57,9 +59,11 @@ class Speaker:
                 self.started = self._clock.now
             self.control = value & _KEPT
         elif port == COMMAND and value >> 6 == _CHANNEL_2:
-            if value & 0x30 == 0:
-                self._latched = self._count()
-            self._low, self._high_next = None, False
+            if value & _ACCESS:
+                self._low, self._latched, self._high_next = None, None, False
+            elif self._latched is None:
+                # A second latch before the first one is read is ignored (data sheet, Counter Latch Command).
+                self._latched, self._high_next = self._count(), False
         elif port == COUNTER:
             if self._low is None:
                 self._low = value

@@ -1,7 +1,7 @@
 """What the CPU tells of itself: CPUID leaves and model-specific registers, each a row.
 
 The leaves describe the CPU that the guest really runs on, an Intel one of the time with what the engine executes
-faithfully; nothing is announced that does not work (no APIC, no MTRR, no SYSENTER, no AMD-V, no RDRAND).
+faithfully; nothing is announced that does not work (no APIC, no MTRR, no AMD-V, no RDRAND).
 """
 
 from __future__ import annotations

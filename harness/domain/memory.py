@@ -177,9 +177,13 @@ class LinearMemory:
 
         Raises PageFaultError when not even the first byte is there.
         """
-        here = PAGE_SIZE - (linear & 0xFFF)
+        offset = linear & 0xFFF
+        here = PAGE_SIZE - offset
         if size <= here:
-            return self.read(linear, size)
+            page = self._readable.get(linear >> PAGE_SHIFT)
+            if page is None:
+                return self.read(linear, size)
+            return bytes(self.memory.buffer[page + offset : page + offset + size])
         first = self.read(linear, here)
         try:
             return first + self.read((linear + here) & 0xFFFFFFFF, size - here)

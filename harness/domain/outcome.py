@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,7 @@ class Native:
     """Let the CPU execute the instruction itself, once (an intercept that only watched)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inject:
+class Inject(NamedTuple):
     """Give the guest an event.
 
     `vector` 0..255; `error_code` as pushed, or None; `address` is CR2 for a page fault (linear);

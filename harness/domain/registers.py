@@ -37,6 +37,10 @@ class Registers(Protocol):
     @eip.setter
     def eip(self, value: int) -> None: ...
     @property
+    def linear_eip(self) -> int:
+        """Where the instruction is: EIP and CS's base."""
+
+    @property
     def eflags(self) -> int: ...
     @eflags.setter
     def eflags(self, value: int) -> None: ...
@@ -117,6 +121,11 @@ class PlainRegisters:
     debug_registers: list[int] = field(default_factory=lambda: [0] * 8)
     tables: dict[str, tuple[int, int]] = field(default_factory=lambda: {"gdtr": (0, 0), "idtr": (0, 0)})
     system: dict[str, SegmentCache] = field(default_factory=lambda: {"ldtr": SegmentCache(), "tr": SegmentCache()})
+
+    @property
+    def linear_eip(self) -> int:
+        """See Registers."""
+        return self.eip + self.segments[Seg.CS].base & 0xFFFFFFFF
 
     def selector(self, seg: int) -> int:
         """See Registers."""

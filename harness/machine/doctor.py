@@ -307,9 +307,10 @@ def _scan_straight() -> Found:
     return found and seen[-1].gpr[Gpr.EAX] == 7, detail
 
 
-@_property("block scan: in the block after an exit")
+@_property("block scan: in a block after an exit and a jump")
 def _scan_after_exit() -> Found:
-    return _only_in(_scan(b"\x0f\x06" + _IN + b"\x0f\x06", 3), 2)
+    # clts; jmp over 32 bytes; in al, dx; clts
+    return _only_in(_scan(b"\x0f\x06\xeb\x20" + bytes(32) + _IN + b"\x0f\x06", 3), 36)
 
 
 @_property("block scan: in the first block after a stop")

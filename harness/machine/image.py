@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from harness.code.sensitive import KINDS
 from harness.machine import layout
 from harness.machine.nested import READ_ONLY, WRITABLE
 from harness.machine.ram import CHUNK
@@ -51,6 +52,7 @@ class MachineImage:
             (0 <= self.pending < _SIZE_OF_PENDING, "its pending interrupts"),
             (self.root is None or (0 <= self.root <= memory - 4096 and self.root % 4096 == 0), "its page directory"),
             (len(self.frames) == memory >> 12 and not self.frames.translate(None, _FLAGS), "its table of frames"),
+            (KINDS.issuperset(self.kinds), "its kinds of instruction"),
             (all(_fits(at, len(piece), memory) for at, piece in self.ram.items()), "its RAM"),
         ):
             if not fits:

@@ -18,7 +18,7 @@ REGS, EIP, EFLAGS, CC_DST, CC_SRC, CC_OP, DF, HFLAGS, HFLAGS2 = 0, 128, 136, 144
 SEGS, LDT, TR, GDT, IDT = 184, 328, 352, 376, 400
 """A segment is 24 bytes: selector (32 bits), pad, base (64), limit (32), flags (32)."""
 SEG_SIZE, SEG_BASE, SEG_LIMIT, SEG_FLAGS = 24, 8, 16, 20
-CR, A20, EFER, FPSTT = 424, 496, 592, 600
+CR, A20, EFER, FPSTT = 424, 496, 592, 604
 ERROR_CODE, EXCEPTION_IS_INT, EXCEPTION_NEXT_EIP, DR, OLD_EXCEPTION = 5384, 5388, 5392, 5400, 5496
 POINTERS = (5464, 5496)
 """Host pointers of the debug machinery: never copied."""

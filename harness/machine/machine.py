@@ -59,7 +59,7 @@ _FLAT_CODE, _FLAT_DATA = 0x00CF9B00, 0x00CF9300
 _EXCEPTION_FIRST, _EXCEPTION_LAST = svm.EXIT_EXCEPTION, svm.EXIT_EXCEPTION + 31
 # What every exit is compared with: looking up a member of an enumeration or of a module costs as much as a call.
 _EXIT_PF, _EXIT_UD, _EXIT_SWINT = svm.EXIT_EXCEPTION + int(Vector.PF), svm.EXIT_EXCEPTION + int(Vector.UD), svm.EXIT_SWINT
-_EXCEPTION, _SOFTWARE_INT, _CS, _ERROR_CODE = Reason.EXCEPTION, Reason.SOFTWARE_INT, int(Seg.CS), layout.ERROR_CODE >> 2
+_EXCEPTION, _SOFTWARE_INT, _ERROR_CODE = Reason.EXCEPTION, Reason.SOFTWARE_INT, layout.ERROR_CODE >> 2
 
 _REASONS: dict[int, Reason] = {
     svm.EXIT_RDTSC: Reason.RDTSC,
@@ -189,7 +189,7 @@ class Machine:
         `seen`: the first instruction was an exit already, and was left to the CPU.
         """
         self._handler, self._trouble = handler, None
-        self._seen = self._linear_eip() if seen else None
+        self._seen = self.regs.linear_eip if seen else None
         if count and not self._counters[1]:
             self.ram.forget_code()
         self._look_ahead()
@@ -222,19 +222,21 @@ class Machine:
 
     def _look_ahead(self) -> None:
         """Scan the first block by hand: it has no callback if nothing ran before it in this run (observed on 2.1.4)."""
-        eip = self._linear_eip()
+        eip = self.regs.linear_eip
         try:
             code = self.linear.fetch(eip, PAGE_SIZE)
         except PageFaultError:
             return
-        if not self._scan.clean(eip, code) and self._scan.look(eip, code[: self._first_block(eip, code)]):
+        end = self._scan.reach(eip, code)
+        if end and self._scan.look(eip, code[: self._first_block(eip, code, end)]):
             self.ram.forget_code()
 
-    def _first_block(self, eip: int, code: bytes) -> int:
+    def _first_block(self, eip: int, code: bytes, end: int) -> int:
+        """Bytes of the block that begins here, as far as they matter: up to `end`."""
         at = 0
         for instruction in islice(self.decoder.decode_run(eip, code), _LONGEST_BLOCK):
             at += instruction.length
-            if instruction.is_branch:
+            if instruction.is_branch or at >= end:
                 break
         return min(at + MAX_INSTRUCTION_LENGTH, len(code))
 
@@ -265,12 +267,9 @@ class Machine:
         self._trouble = trouble
         self._engine.stop()
 
-    def _linear_eip(self) -> int:
-        return self.regs.eip + self.regs.base(_CS) & 0xFFFFFFFF
-
     def _bytes_at_eip(self, size: int) -> bytes:
         try:
-            return self.linear.fetch(self._linear_eip(), size)
+            return self.linear.fetch(self.regs.linear_eip, size)
         except PageFaultError:
             return b""
 
@@ -288,7 +287,7 @@ class Machine:
         exit_.vector = {0xCC: Vector.BP, 0xCE: Vector.OF}.get(instruction.opcode, instruction.immediate or 0)
 
     def _decode_here(self) -> Instruction | None:
-        eip = self._linear_eip()
+        eip = self.regs.linear_eip
         try:
             return self.decoder.decode(eip, self._bytes_at_eip(MAX_INSTRUCTION_LENGTH))
         except TruncatedError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from re import Pattern
 
 from harness.code.decoder import Decoder, Instruction, TruncatedError
-from harness.code.sensitive import classify, lock_is_illegal, suspects
+from harness.code.sensitive import classify, suspects
 
 ALWAYS = frozenset({"io", "sysenter", "syscall", "sysret", "sysexit", "random", "smsw"})
 """Kinds that the emulated CPU gets wrong by itself: no permission check, no effect, or not deterministic."""
@@ -39,16 +39,19 @@ class BlockScan:
         self.kinds = ALWAYS | frozenset(kinds)
         self._pattern = suspects(self.kinds)
 
-    def clean(self, address: int, code: bytes) -> bool:
-        """Whether there is nothing to be hooked in these bytes, wherever instructions begin."""
-        return not (self._pattern.search(code)
-                    or any(address <= at < address + len(code) for at in self.breakpoints))
+    def reach(self, address: int, code: bytes) -> int:
+        """How many of these bytes may hold something to be hooked, wherever instructions begin; 0 for none."""
+        end = 0
+        for match in self._pattern.finditer(code):
+            end = match.end()
+        return max([end, *(at - address + 1 for at in self.breakpoints if address <= at < address + len(code))])
 
     def look(self, address: int, code: bytes) -> bool:
         """Hook what is to be hooked among the instructions of a block. True if there was anything new."""
-        if self.clean(address, code):
+        end = self.reach(address, code)
+        if not end:
             return False
-        found = [at for at in self._wanted(address, code) if at not in self._hooked]
+        found = [at for at in self._wanted(address, code, end) if at not in self._hooked]
         if len(self._hooked) + len(found) > _MOST_HOOKS:
             self.clear()
         for at in found:
@@ -61,15 +64,15 @@ class BlockScan:
             self._unhook(hook)
         self._hooked.clear()
 
-    def _wanted(self, address: int, code: bytes) -> list[int]:
+    def _wanted(self, address: int, code: bytes, end: int) -> list[int]:
         found: list[int] = []
         at = 0
-        while at < len(code):
+        while at < end:
             instruction = self._decode(address + at, code[at : at + 15])
             if instruction is None:
                 # Not decodable, or LOCK where it may not stand: see what the CPU makes of every byte from here on.
                 # A hook where no instruction starts never fires.
-                found += range(address + at, address + len(code))
+                found += range(address + at, address + end)
                 break
             if address + at in self.breakpoints or classify(instruction) in self.kinds:
                 found.append(address + at)
@@ -82,8 +85,3 @@ class BlockScan:
             return self._decoder.decode(address, window)
         except TruncatedError:
             return None
-
-    @staticmethod
-    def why(window: bytes) -> bool:
-        """Whether an undecodable instruction is one that misuses LOCK."""
-        return lock_is_illegal(window)

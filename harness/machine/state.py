@@ -37,6 +37,8 @@ from harness.machine.layout import (
 
 _SEGMENT = struct.Struct("<IIQII")
 _CS_AND_SS = struct.Struct("<IIQIIIIQII")
+_PLACE = struct.Struct("<QQQQQIiI")
+"""From EIP to hflags: EIP, EFLAGS, cc_dst, cc_src, cc_src2, cc_op, df, hflags."""
 _CS, _SS = SEGS + SEG_SIZE, SEGS + 2 * SEG_SIZE
 _KEPT_IN_EFLAGS = 0xFFFFFFFF & ~(ARITHMETIC_FLAGS | DF_FLAG)
 
@@ -47,7 +49,7 @@ _CR0, _CR2, _CR3, _CR4 = ((CR + 8 * n) >> 2 for n in (0, 2, 3, 4))
 _CS_FLAGS, _SS_FLAGS = (_CS + SEG_FLAGS) >> 2, (_SS + SEG_FLAGS) >> 2
 _SELECTORS = tuple((SEGS + SEG_SIZE * n) >> 2 for n in range(6))
 _BASE = tuple((SEGS + SEG_SIZE * n + SEG_BASE) >> 2 for n in range(6))
-_ES_BASE, _SS_BASE, _DS_BASE = _BASE[0], _BASE[2], _BASE[3]
+_ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = _BASE[:4]
 
 _RECOMPUTED = (
     layout.HF_CPL | layout.HF_CS32 | layout.HF_SS32 | layout.HF_ADDSEG | layout.HF_PE
@@ -87,6 +89,11 @@ class CpuState:
     @eip.setter
     def eip(self, value: int) -> None:
         self.words[_EIP] = value & 0xFFFFFFFF
+
+    @property
+    def linear_eip(self) -> int:
+        """Where the instruction is: EIP and CS's base."""
+        return self.words[_EIP] + self.words[_CS_BASE] & 0xFFFFFFFF
 
     @property
     def cpl(self) -> int:
@@ -183,11 +190,11 @@ class CpuState:
         words = self.words
         _CS_AND_SS.pack_into(self.bytes, _CS, cs.selector, 0, cs.base, cs.limit, cs.attributes,
                              ss.selector, 0, ss.base, ss.limit, ss.attributes)
-        words[_EIP] = eip
-        words[_HFLAGS] &= ~layout.HF_INHIBIT_IRQ
         self.gpr[4] = esp
-        self.eflags = eflags
-        self.refresh()
+        hflags = words[_HFLAGS] & ~(_RECOMPUTED | layout.HF_INHIBIT_IRQ) | self._summary(
+            cs.attributes, ss.attributes, eflags)
+        _PLACE.pack_into(self.bytes, EIP, eip, eflags & _KEPT_IN_EFLAGS | 2, 0, eflags & ARITHMETIC_FLAGS, 0,
+                         CC_OP_EFLAGS, -1 if eflags & DF_FLAG else 1, hflags)
 
     def set_debug(self, index: int, value: int) -> None:
         """Load a debug register. The engine looks at one only when its own guest loads it (observed on 2.1.4)."""
@@ -242,17 +249,22 @@ class CpuState:
     def refresh(self) -> None:
         """Recompute hflags from segments, EFLAGS and control registers, as the CPU does on every load (32-bit part)."""
         words = self.words
-        cs, ss, cr0 = words[_CS_FLAGS], words[_SS_FLAGS], words[_CR0]
+        words[_HFLAGS] = words[_HFLAGS] & ~_RECOMPUTED | self._summary(
+            words[_CS_FLAGS], words[_SS_FLAGS], words[_EFLAGS])
+
+    def _summary(self, cs: int, ss: int, eflags: int) -> int:
+        """What hflags say of CS's and SS's attributes, EFLAGS and, as they stand, bases and control registers."""
+        words = self.words
+        cr0 = words[_CR0]
         summary = (
             ss >> 13 & layout.HF_CPL
             | cs >> 18 & layout.HF_CS32
             | ss >> 17 & layout.HF_SS32
             | (cr0 & CR0_PE) << 7
             | (cr0 & 0xE) << 8
-            | words[_EFLAGS] & _FROM_EFLAGS
+            | eflags & _FROM_EFLAGS
             | (layout.HF_OSFXSR if words[_CR4] & _CR4_OSFXSR else 0)
         )
         if not cr0 & CR0_PE or not cs & 1 << 22 or words[_ES_BASE] or words[_SS_BASE] or words[_DS_BASE]:
             summary |= layout.HF_ADDSEG
-        words[_HFLAGS] = words[_HFLAGS] & ~_RECOMPUTED | summary
-
+        return summary

@@ -95,21 +95,21 @@ def deliver_failsafe(vcpu: Vcpu, interrupted: Interrupted | None = None) -> Cras
 def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool, what: Callable[[], str],
            saved: tuple[int, ...] = (), interrupted: Interrupted | None = None) -> Crash | None:
     regs, state = vcpu.regs, vcpu.state
-    at = interrupted or Interrupted(
+    old_eip, old_cs, flags, old_esp, old_ss = interrupted or (
         regs.eip, regs.selector(_CS), regs.eflags, regs.gpr[_ESP], regs.selector(_SS))
-    old_mask, flags = vcpu.mask, at.eflags
+    old_mask = vcpu.mask
     image = flags & ~IF if old_mask else flags | IF
     if vcpu.full:
         image |= state.iopl << IOPL_SHIFT
-    frame: tuple[int, ...] = (at.eip, at.cs | old_mask << xen.SAVED_UPCALL_MASK_SHIFT, image)
+    frame: tuple[int, ...] = (old_eip, old_cs | old_mask << xen.SAVED_UPCALL_MASK_SHIFT, image)
     if error_code is not None:
         frame = (error_code, *frame)
     try:
         code = _code(vcpu, cs)
-        if at.cs & SELECTOR_RPL == 1:
-            esp, stack = at.esp, regs.segment(_SS)
+        if old_cs & SELECTOR_RPL == 1:
+            esp, stack = old_esp, regs.segment(_SS)
         else:
-            frame = (*frame, at.esp, at.ss)
+            frame = (*frame, old_esp, old_ss)
             esp, stack = state.kernel_sp, _stack(vcpu, state.kernel_ss)
         frame = (*saved, *frame)
         esp = (esp - 4 * len(frame)) & 0xFFFFFFFF
@@ -149,8 +149,9 @@ def through_gate(vcpu: Vcpu, vector: int, length: int) -> Inject | None:
     that cannot take it is a page fault at the instruction.
     """
     regs, trap = vcpu.regs, vcpu.state.traps[vector]
+    flags = regs.eflags
     frame: tuple[int, ...] = (regs.eip + length & 0xFFFFFFFF, regs.selector(_CS),
-                               virtual_eflags(vcpu) if vcpu.full else regs.eflags)
+                               virtual_eflags(vcpu) if vcpu.full else flags)
     try:
         code = _code(vcpu, trap.cs)
         if regs.cpl == 1:
@@ -164,5 +165,5 @@ def through_gate(vcpu: Vcpu, vector: int, length: int) -> Inject | None:
         return Inject(Vector.PF, fault.error_code, fault.address)
     except segments.SelectorError as bad:
         return Inject(bad.vector, bad.error_code)
-    regs.enter(code, trap.address, stack, esp, regs.eflags & ~_CLEARED_ON_ENTRY)
+    regs.enter(code, trap.address, stack, esp, flags & ~_CLEARED_ON_ENTRY)
     return None

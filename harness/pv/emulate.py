@@ -255,6 +255,8 @@ def full_write_cr(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 _CR0_FIXED = CR0_PE | CR0_PG
 _CR0_VIRTUAL = CR0_MP | CR0_EM | CR0_NE | CR0_WP | CR0_AM | CR0_CD | CR0_NW
+_CR0_REAL = CR0_MP | CR0_EM
+"""What the FPU instructions look at: the CPU's own register has it too (SDM 3, table 2-2)."""
 _CR4_DEFINED = 0x7FF
 
 
@@ -263,7 +265,7 @@ def _write_virtual_cr0(vcpu: Vcpu, value: int) -> bool:
         return False
     virtual = vcpu.state.virtual
     virtual.cr0 = virtual.cr0 & ~_CR0_VIRTUAL | value & _CR0_VIRTUAL
-    vcpu.regs.cr0 = vcpu.regs.cr0 & ~CR0_MP | value & CR0_MP
+    vcpu.regs.cr0 = vcpu.regs.cr0 & ~_CR0_REAL | value & _CR0_REAL
     do_fpu_taskswitch(vcpu, value & CR0_TS)
     return True
 

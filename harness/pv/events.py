@@ -12,6 +12,8 @@ from harness.pv.state import Channel, Vcpu
 _PORT_OUT = 4
 _OF_THE_VCPU = (Virq.timer, Virq.debug, Virq.xenoprof)
 """Virtual interrupts that cannot be moved to another vCPU; the others are the domain's."""
+_PHYSICAL_INTERRUPTS = 256
+"""NR_IRQS (asm-x86/irq.h)."""
 
 # -- Pending
 
@@ -117,7 +119,7 @@ def _bind_virq(vcpu: Vcpu, pointer: int, data: bytes) -> int:
     if virq >= xen.NR_VIRQS:
         return -Errno.EINVAL
     if cpu:
-        return -Errno.ENOENT
+        return -Errno.ENOENT if virq in _OF_THE_VCPU else -Errno.EINVAL
     if virq in ports:
         return -Errno.EEXIST
     port = _allocate(vcpu, Channel(ChannelStatus.virq, virq=virq))
@@ -128,8 +130,9 @@ def _bind_virq(vcpu: Vcpu, pointer: int, data: bytes) -> int:
 
 def _bind_pirq(vcpu: Vcpu, pointer: int, data: bytes) -> int:
     """No physical interrupts for a domain without hardware."""
-    del vcpu, pointer, data
-    return -Errno.EPERM
+    del vcpu, pointer
+    pirq, *_ = xen.EVTCHN_BIND_PIRQ.unpack(data)
+    return -Errno.EPERM if pirq < _PHYSICAL_INTERRUPTS else -Errno.EINVAL
 
 
 def _close(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
@@ -141,9 +144,9 @@ def _close(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
     if channel.status == ChannelStatus.virq:
         del state.virq_ports[channel.virq]
     elif channel.status == ChannelStatus.interdomain:
-        other = state.channels.get(channel.remote_port)
-        if other is not None:
-            other.status, other.remote_domain = ChannelStatus.unbound, vcpu.domain.id
+        # Both ends are the domain's own, and each is there as long as the other one is bound to it.
+        other = state.channels[channel.remote_port]
+        other.status, other.remote_domain = ChannelStatus.unbound, vcpu.domain.id
     return 0
 
 
@@ -162,25 +165,27 @@ def _send(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
 
 
 def _status(vcpu: Vcpu, pointer: int, data: bytes) -> int:
-    domid, port, *_ = xen.EVTCHN_STATUS.unpack(data)
-    if not _own_domid(vcpu, domid):
+    """What a channel is. Words that its status says nothing of stay as the guest gave them."""
+    domid, port, _, _, first, second = xen.EVTCHN_STATUS.unpack(data)
+    if domid != xen.DOMID_SELF:
         return -Errno.EPERM
     if port >= xen.NR_EVENT_CHANNELS:
         return -Errno.EINVAL
     channel = _channel(vcpu, port) or Channel()
-    first = {
-        ChannelStatus.unbound: channel.remote_domain,
-        ChannelStatus.interdomain: channel.remote_domain,
-        ChannelStatus.virq: channel.virq,
-    }.get(ChannelStatus(channel.status), 0)
-    answer = xen.EVTCHN_STATUS.pack(domid, port, channel.status, channel.vcpu, first, channel.remote_port)
-    copy_to_guest(vcpu, pointer, answer)
+    if channel.status == ChannelStatus.virq:
+        first = channel.virq
+    elif channel.status in (ChannelStatus.unbound, ChannelStatus.interdomain):
+        first = channel.remote_domain
+    if channel.status == ChannelStatus.interdomain:
+        second = channel.remote_port
+    copy_to_guest(vcpu, pointer, xen.EVTCHN_STATUS.pack(domid, port, channel.status, channel.vcpu, first, second))
     return 0
 
 
 def _alloc_unbound(vcpu: Vcpu, pointer: int, data: bytes) -> int:
     domid, remote, _ = xen.EVTCHN_ALLOC_UNBOUND.unpack(data)
-    if not _own_domid(vcpu, domid):
+    if domid != xen.DOMID_SELF:
+        # A domain's own number is as good as another's here: only a privileged one may give any.
         return -Errno.EPERM
     owner = vcpu.domain.id if remote == xen.DOMID_SELF else remote
     return _store_port(vcpu, pointer, _PORT_OUT, _allocate(vcpu, Channel(ChannelStatus.unbound, owner)))
@@ -204,8 +209,9 @@ def _bind_vcpu(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
 
 
 def _unmask(vcpu: Vcpu, _pointer: int, data: bytes) -> int:
+    """Clear a port's mask bit, with the upcall that was kept back. The channel need not be in use."""
     (port,) = xen.EVTCHN_UNMASK.unpack(data)
-    if _channel(vcpu, port) is None:
+    if port >= xen.NR_EVENT_CHANNELS:
         return -Errno.EINVAL
     maddr, mask = _bit(vcpu, xen.SHARED_INFO_EVTCHN_MASK, port)
     word = vcpu.ram.u32(maddr)

@@ -5,7 +5,7 @@ The FPU is the vCPU's own as long as one domain runs, so there is nothing to sav
 
 from __future__ import annotations
 
-from harness.abi.x86 import CR0_TS, Vector
+from harness.abi.x86 import CR0_EM, CR0_TS, Vector
 from harness.domain.outcome import RESUME, Inject, Resume
 from harness.pv.state import Vcpu
 
@@ -26,8 +26,13 @@ def do_fpu_taskswitch(vcpu: Vcpu, set_: int) -> int:
 
 
 def do_device_not_available(vcpu: Vcpu) -> Resume | Inject:
-    """#NM: give the vCPU its FPU; the guest sees the fault only if its own TS was set, which clears that."""
+    """#NM: give the vCPU its FPU; the guest sees the fault only if its own TS was set, which clears that.
+
+    With EM, which only `--policy full` lets a guest set, there is no FPU to give: the fault is the guest's.
+    """
     state = vcpu.state
+    if vcpu.regs.cr0 & CR0_EM:
+        return Inject(Vector.NM)
     vcpu.regs.cr0 &= ~CR0_TS
     state.fpu_dirtied = True
     if state.control[0] & CR0_TS:

@@ -182,7 +182,7 @@ class PageTables:
 
     def update_l1(self, maddr: int, entry: int) -> bool:
         """Write one L1 entry at a machine address, if it maps nothing that it may not."""
-        old = self._ram.u32(maddr)
+        old = self._ram.words[maddr >> 2]
         if entry & PTE_P:
             if (old ^ entry) & (0xFFFFF000 | PTE_RW | PTE_P):
                 if not self._get_l1e(entry):

@@ -71,17 +71,17 @@ def emulate_io(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 def emulate_string_io(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     """INS and OUTS with their REP forms: flat addresses, no segment, whatever the prefixes say; F2 repeats nothing.
 
-    A page fault leaves the registers at the iteration that met it.
+    ECX of 0 does nothing, allowed or not. A page fault leaves the registers at the iteration that met it.
     """
     size, gpr = _operand_size(instruction), vcpu.regs.gpr
     port, into_memory = gpr[Gpr.EDX] & 0xFFFF, instruction.opcode < 0x6E
     index, repeated = Gpr.EDI if into_memory else Gpr.ESI, _REP in instruction.prefixes
+    if repeated and not gpr[Gpr.ECX]:
+        return RETIRE
     if not guest_io_okay(vcpu, port, size):
         return _GP0
     step = -size if vcpu.regs.eflags & DF else size
     for _ in range(_MOST_ITERATIONS):
-        if repeated and not gpr[Gpr.ECX]:
-            return RETIRE
         try:
             if into_memory:
                 store(vcpu, gpr[index], read_port(vcpu, port, size).to_bytes(size, "little"))
@@ -91,7 +91,8 @@ def emulate_string_io(vcpu: Vcpu, instruction: Instruction) -> Outcome:
             user = 0 if vcpu.kernel_mode else PFEC_U
             return Inject(Vector.PF, user | (PFEC_W if into_memory else 0), fault.address)
         gpr[index] = (gpr[index] + step) & 0xFFFFFFFF
-        if not repeated:
+        if repeated:
+            gpr[Gpr.ECX] -= 1
+        if not repeated or not gpr[Gpr.ECX]:
             return RETIRE
-        gpr[Gpr.ECX] -= 1
     return RESUME

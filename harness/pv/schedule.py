@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.abi import xen
 from harness.abi.xen import Errno, Runstate, SchedOp, ShutdownReason, VcpuOp
 from harness.domain.outcome import BLOCK, Block, Outcome, Shutdown
-from harness.pv.access import copy_from_guest, copy_to_guest
+from harness.pv.access import check_range, copy_from_guest, copy_to_guest, u32_from_guest
 from harness.pv.events import is_pending
 from harness.pv.state import Vcpu
 
@@ -27,6 +27,7 @@ def halt(vcpu: Vcpu, length: int) -> Block:
 
 
 def _shutdown(reason: int) -> Outcome:
+    reason &= 0xFF  # a u8 in Xen
     known = reason in ShutdownReason._value2member_map_
     return Shutdown(ShutdownReason(reason).name if known else f"reason {reason}")
 
@@ -56,15 +57,17 @@ def _poll(vcpu: Vcpu, ports: int, number: int, timeout: int) -> int | Outcome:
     """Wait for one of some ports, or for a time. Events must be masked: a poll is not an upcall."""
     if number > xen.SCHED_POLL_MAX_PORTS:
         return -Errno.EINVAL
-    data = copy_from_guest(vcpu, ports, 4 * number)
+    check_range(ports, 4 * number)
     if not vcpu.mask:
         return -Errno.EINVAL
-    wanted = tuple(int.from_bytes(data[n : n + 4], "little") for n in range(0, len(data), 4))
-    for port in wanted:
+    wanted: tuple[int, ...] = ()
+    for at in range(ports, ports + 4 * number, 4):
+        port = u32_from_guest(vcpu, at)
         if port >= xen.NR_EVENT_CHANNELS:
             return -Errno.EINVAL
         if is_pending(vcpu, port):
             return 0
+        wanted += (port,)
     vcpu.state.polling, vcpu.state.blocked = wanted, True
     vcpu.state.poll_deadline = _when(vcpu, timeout)
     return BLOCK

@@ -15,7 +15,6 @@ from harness.abi.x86 import (
     CR0_TS,
     DESC_CODE,
     DESC_DC,
-    DESC_P,
     DESC_RW,
     DESC_S,
     IF,
@@ -223,14 +222,18 @@ def _load_ss(vcpu: Vcpu, selector: int) -> Inject | None:
 
 
 def full_mov_to_seg(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """MOV to SS with RPL 0: ring 1's."""
+    """MOV to SS with RPL 0: ring 1's. No event comes before the next instruction, which loads ESP (SDM 2, MOV)."""
     if instruction.reg != Seg.SS or not vcpu.kernel_mode:
         return NATIVE
-    return _load_ss(vcpu, read_rm(vcpu, instruction, 2)) or RETIRE
+    bad = _load_ss(vcpu, read_rm(vcpu, instruction, 2))
+    if bad:
+        return bad
+    vcpu.shadow_next = True
+    return RETIRE
 
 
 def full_pop_seg(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """POP SS with RPL 0: ring 1's."""
+    """POP SS with RPL 0: ring 1's, with the shadow of MOV to SS."""
     if _POPPED[instruction.opcode] != Seg.SS or not vcpu.kernel_mode:
         return NATIVE
     size = instruction.operand_size // 8
@@ -239,6 +242,7 @@ def full_pop_seg(vcpu: Vcpu, instruction: Instruction) -> Outcome:
     if bad:
         return bad
     _drop(vcpu, size)
+    vcpu.shadow_next = True
     return RETIRE
 
 
@@ -345,17 +349,17 @@ def full_lsl(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 
 def full_verr(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """VERR at virtual CPL 0."""
+    """VERR at virtual CPL 0. Whether the segment is present is not asked (SDM 2, VERR)."""
     found = _visible(vcpu, read_rm(vcpu, instruction, 2))
     high = found[1] if found else 0
-    return _answer(vcpu, bool(high & DESC_S and high & DESC_P and (not high & DESC_CODE or high & DESC_RW)))
+    return _answer(vcpu, bool(high & DESC_S and (not high & DESC_CODE or high & DESC_RW)))
 
 
 def full_verw(vcpu: Vcpu, instruction: Instruction) -> Outcome:
-    """VERW at virtual CPL 0."""
+    """VERW at virtual CPL 0: as VERR."""
     found = _visible(vcpu, read_rm(vcpu, instruction, 2))
     high = found[1] if found else 0
-    return _answer(vcpu, bool(high & DESC_S and high & DESC_P and not high & DESC_CODE and high & DESC_RW))
+    return _answer(vcpu, bool(high & DESC_S and not high & DESC_CODE and high & DESC_RW))
 
 
 # -- What an audit says

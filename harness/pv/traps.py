@@ -17,7 +17,6 @@ from harness.abi.x86 import (
     PFEC_W,
     VECTORS_WITH_ERROR_CODE,
     Gpr,
-    Seg,
     Vector,
 )
 from harness.code.decoder import Instruction, TruncatedError
@@ -35,13 +34,13 @@ from harness.pv.state import Vcpu
 _GATES_OF_DPL_3 = (Vector.BP, Vector.OF)
 _DB, _UD, _NM, _GP, _PF = map(int, (Vector.DB, Vector.UD, Vector.NM, Vector.GP, Vector.PF))
 """As plain numbers: every exit is compared with them, and looking a member up costs as much as a call."""
-_CS = int(Seg.CS)
 _HYPERVISOR_CPUID = 0x40000000
 
 
 def handle(vcpu: Vcpu, exit_: Exit) -> Outcome:
     """Deal with one exit. `vcpu.seen` then says what it was and who dealt with it."""
     if vcpu.regs.vm86:
+        vcpu.seen.kind = "engine"
         return Crash("IRET entered VM86 mode: the engine cannot keep ring 1 out of it, where silicon would")
     return _HANDLERS[exit_.reason](vcpu, exit_)
 
@@ -131,11 +130,11 @@ def do_general_protection(vcpu: Vcpu, error_code: int, length: int = 2) -> Outco
 def fetch(vcpu: Vcpu) -> Instruction | Inject | None:
     """The instruction at EIP; a page fault if it cannot be read; None if it does not decode."""
     regs = vcpu.regs
-    eip = (regs.base(_CS) + regs.eip) & 0xFFFFFFFF
+    eip = regs.linear_eip
     seen = vcpu.seen
     cached = vcpu.decoder.cached(eip)
     try:
-        if cached is not None and vcpu.linear.read(eip, cached.length) == cached.raw:
+        if cached is not None and vcpu.linear.fetch(eip, cached.length) == cached.raw:
             seen.instruction = cached
             return cached
         seen.instruction = vcpu.decoder.decode(eip, vcpu.linear.fetch(eip, MAX_INSTRUCTION_LENGTH))
@@ -196,7 +195,7 @@ def do_invalid_op(vcpu: Vcpu) -> Outcome:
     """#UD: the guest's, unless it is CPUID behind Xen's prefix."""
     regs = vcpu.regs
     try:
-        code = vcpu.linear.fetch(regs.base(Seg.CS) + regs.eip & 0xFFFFFFFF, 7)
+        code = vcpu.linear.fetch(regs.linear_eip, 7)
     except PageFaultError as fault:
         return page_fault_of(vcpu, fault)
     if code == xen.EMULATE_PREFIX + b"\x0f\xa2":

@@ -8,6 +8,7 @@ import pytest
 
 from harness.abi.x86 import CR0_ET, CR0_PE, CR0_PG, PTE_P, PTE_RW, PTE_US, Gpr, Seg
 from harness.domain.exits import Reason
+from harness.domain.registers import SegmentCache
 from harness.machine.machine import PRIVATE
 from harness.machine.trial import CODE, DIRECTORY, MEMORY, STACK, TABLE, Trial
 from tests.machine.raw import asm
@@ -16,7 +17,8 @@ SECRET_FRAME = 0x5A000
 SECRET = bytes(range(1, 65))
 FULL = PTE_P | PTE_RW | PTE_US
 # A frame that exists and was not given; the machine's own memory, in each of its pages; beyond RAM; the top of all.
-TARGETS = (SECRET_FRAME, *(PRIVATE + n * 0x1000 for n in (0, 1, 2, 3, 4, 7, 9, 10, 11, 12)), MEMORY, 0x7FFFF000, 0xFFFFF000)
+PRIVATE_PAGES = tuple(PRIVATE + n * 0x1000 for n in (0, 1, 2, 3, 4, 7, 9, 10, 11, 12))
+TARGETS = (SECRET_FRAME, *PRIVATE_PAGES, MEMORY, 0x7FFFF000, 0xFFFFF000)
 WINDOW = 0x30000
 
 ACCESSES = {
@@ -102,8 +104,6 @@ def test_without_paging_either(make, ring, target):
 @pytest.mark.parametrize("ring", [0, 1, 3])
 @pytest.mark.parametrize("base", [PRIVATE, SECRET_FRAME], ids=hex)
 def test_segment_bases_do_not_help(make, ring, base):
-    from harness.domain.registers import SegmentCache
-
     machine = make("mov eax, fs:[4]; int 0x82", ring)
     machine.regs.load_segment(Seg.FS, SegmentCache(0x43, base, 0xFFFFFFFF, 0x00CFF300))
     seen = machine.exits()[0]

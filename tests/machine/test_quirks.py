@@ -19,6 +19,8 @@ from harness.abi.x86 import CR4_PCE, IOPL_SHIFT, PTE_P, PTE_RW, PTE_US, Gpr, Seg
 from harness.domain.exits import Reason
 from harness.domain.registers import SegmentCache
 from harness.machine import layout
+from harness.machine.engine import Engine
+from harness.machine.ram import private
 from harness.machine.trial import CODE, STACK, TABLE, Seen, Trial
 from tests.machine.raw import Raw, asm, first
 
@@ -454,6 +456,18 @@ def test_quirk_far_transfer_from_ring_3_with_a_busy_tss_would_end_the_process() 
         machine.regs.load_tr(SegmentCache(0x48, TSS, 103, 0x8900))
         seen = machine.exits()[0]
     assert (seen.vector, seen.at + CODE, seen.cpl) == (Vector.GP, 0x9800, 1)
+
+
+def test_quirk_the_first_block_of_an_engine_has_no_callback() -> None:
+    """The machine's own stub is always the first; the first block of each run is looked at by hand all the same."""
+    engine, memory, blocks = Engine(), private(0x10000), []
+    engine.map(0, memory)
+    engine.on_block(lambda at, size: blocks.append(at))
+    engine.on_interrupt(lambda number: engine.stop())
+    memory[0x1000:0x1003] = b"\xb8\x00\xcc"
+    engine.start(0x1002)
+    assert blocks == []
+    engine.close()
 
 
 # -- Paging

@@ -109,12 +109,18 @@ class Stage:
 
     def call(self, number: int, *arguments: int) -> int:
         """What a hypercall that goes on at once returns, signed; continuations followed to their end."""
+        assert self.regs.cpl == 1, "only the kernel can call"
         kept = list(self.regs.gpr), self.regs.eip
         self.hypercall(number, *arguments)
-        while self.regs.eip == kept[1]:
+        result = self.go_on(kept[1])
+        self.regs.gpr[:], self.regs.eip = kept
+        return result
+
+    def go_on(self, eip: int) -> int:
+        """Make the call at EIP again until it is over: what it returned."""
+        while self.regs.eip == eip:
             traps.handle(self.vcpu, Exit(Reason.SOFTWARE_INT, vector=xen.HYPERCALL_VECTOR, length=2))
         result = self.regs.gpr[Gpr.EAX]
-        self.regs.gpr[:], self.regs.eip = kept
         return result - (1 << 32) if result >> 31 else result
 
     def exit(self, reason: Reason, code: bytes = b"", **details: int | str) -> Outcome:

@@ -97,6 +97,7 @@ def test_a_frame_that_nobody_holds_can_become_anything_and_the_tlb_forgets_it(
         frames: Frames, first: PageType, second: PageType) -> None:
     frames.tables.get_type(20, first)
     frames.tables.put_type(20)
+    frames.ram.write(20 << 12, bytes(4096))  # a directory has Xen's entries in it
     frames.flushes = 0
     assert frames.tables.get_type(20, second)
     assert frames.flushes == (first != second)
@@ -280,7 +281,7 @@ def test_a_directory_update_moves_the_counts(frames: Frames) -> None:
     assert frames.tables.count[22] == 0
 
 
-@pytest.mark.parametrize("slot", [XEN_L2_SLOT, 1000, 1023])
+@pytest.mark.parametrize("slot", [XEN_L2_SLOT, 1016, 1023])
 @pytest.mark.parametrize("entry", [0, pte(21, RW)])
 def test_xens_slots_are_not_written(frames: Frames, slot: int, entry: int) -> None:
     assert frames.tables.pin(20, L2)
