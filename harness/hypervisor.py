@@ -30,6 +30,7 @@ from harness.pv import events as pv_events
 from harness.pv.hypercalls import Result, Row
 from harness.pv.state import Domain as PvDomain
 from harness.pv.state import Seen, Vcpu
+from harness.pv.time_record import update_time
 
 MODES = ("pv",)
 """What `run` can do today; the others are skipped with a reason."""
@@ -250,12 +251,12 @@ class Domain:
     def _apply(self, outcome: Outcome) -> bool:
         """Do what an outcome says. True if the CPU is to execute the instruction itself."""
         match outcome:
-            case Resume() | Retire():
-                pass
-            case Native():
-                return True
             case Inject():
                 self._crash_if(bounce.deliver_trap(self.vcpu, outcome))
+            case Native():
+                return True
+            case Resume() | Retire():
+                pass
             case Block():
                 pass
             case Shutdown(reason):
@@ -315,6 +316,7 @@ class Domain:
                 break
         state.poll_deadline = None
         state.waited += clock.now - started
+        update_time(self.vcpu)
 
     def _step(self) -> None:
         """Run one instruction in the shadow of STI, by the trap flag, before the event is delivered."""

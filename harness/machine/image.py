@@ -7,7 +7,6 @@ translated addresses are not part of it: they are forgotten on loading.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from harness.code.sensitive import KINDS
 from harness.machine import layout
@@ -65,4 +64,7 @@ def _fits(at: int, size: int, memory: int) -> bool:
 
 def present_unicorn() -> str:
     """Version of the installed Unicorn."""
+    # Dear to import, and a run that saves nothing does not ask.
+    from importlib.metadata import version
+
     return version("unicorn")

@@ -276,7 +276,10 @@ class Machine:
     def _software_interrupt(self, exit_: Exit) -> None:
         """INT n, INT3 and INTO share one intercept; EIP is at the instruction."""
         exit_.reason = _SOFTWARE_INT
-        code = self._bytes_at_eip(2)
+        try:
+            code = self.linear.fetch(self.regs.linear_eip, 2)
+        except PageFaultError:
+            code = b""
         if code[:1] == b"\xcd":
             exit_.vector, exit_.length = code[1], 2
             return

@@ -26,13 +26,14 @@ from harness.abi.x86 import (
     Gpr,
     Seg,
 )
-from harness.domain.clock import START_NS, WALLCLOCK_AT_BOOT_S
+from harness.domain.clock import WALLCLOCK_AT_BOOT_S
 from harness.domain.image import Image
 from harness.domain.registers import SegmentCache, from_descriptor
 from harness.pv import hypercall_page
 from harness.pv.hypercalls import ROWS
 from harness.pv.pages import XEN_L2_SLOT, PageTables, PageType
 from harness.pv.state import Vcpu
+from harness.pv.time_record import update_time
 
 REAL_CR0, REAL_CR4 = 0x80050033, 0x690
 """PE MP NE ET WP AM PG; PSE PGE OSFXSR OSXMMEXCPT: what Xen runs with, and SMSW shows."""
@@ -181,8 +182,9 @@ def _put(vcpu: Vcpu, frames: Frames, physical: int, data: bytes) -> None:
 
 def _load(vcpu: Vcpu, image: Image, frames: Frames, virt_base: int) -> None:
     for segment in image.segments:
-        if segment.address < virt_base or segment.address + segment.size - virt_base > frames.pages << PAGE_SHIFT:
-            raise BootError(f"a segment at {segment.address:#x} lies outside {frames.pages * 4} KiB of memory")
+        # None reaches too high: the layout has found room behind the last one.
+        if segment.address < virt_base:
+            raise BootError(f"a segment at {segment.address:#x} lies below VIRT_BASE {virt_base:#x}")
         _put(vcpu, frames, segment.address - virt_base, segment.data)
     page = image.xen.hypercall_page if image.xen else image.symbols.get("hypercall_page")
     if page is not None:
@@ -241,9 +243,7 @@ def _shared_info(vcpu: Vcpu) -> None:
     ram, shared = vcpu.ram, vcpu.shared
     for n in range(xen.MAX_VIRT_CPUS):
         ram.write(shared + n * xen.VCPU_INFO_SIZE + xen.VCPU_INFO_MASK, b"\1")
-    # TSC and system time run alike: shift up by one, multiply by a half.
-    time = xen.VCPU_TIME.pack(2, START_NS, START_NS, 0x80000000, 1)
-    ram.write(shared + xen.VCPU_INFO_TIME, time)
+    update_time(vcpu)
     ram.write(shared + xen.SHARED_INFO_WC_VERSION, struct.pack("<III", 2, WALLCLOCK_AT_BOOT_S, 0))
 
 

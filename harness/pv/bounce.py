@@ -18,7 +18,7 @@ from harness.domain.memory import PageFaultError
 from harness.domain.outcome import Crash, Inject
 from harness.domain.registers import SegmentCache
 from harness.pv import segments
-from harness.pv.access import copy_to_guest
+from harness.pv.access import check_range
 from harness.pv.silent import virtual_eflags
 from harness.pv.state import Callback, Vcpu
 
@@ -105,7 +105,7 @@ def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool,
     if error_code is not None:
         frame = (error_code, *frame)
     try:
-        code = _code(vcpu, cs)
+        code = _FLAT_CS if cs == xen.FLAT_RING1_CS else _code(vcpu, cs)
         if old_cs & SELECTOR_RPL == 1:
             esp, stack = old_esp, regs.segment(_SS)
         else:
@@ -126,13 +126,13 @@ def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool,
 
 def push(vcpu: Vcpu, stack: SegmentCache, esp: int, frame: tuple[int, ...]) -> None:
     """Store words at SS:ESP upwards. Raises PageFaultError when they do not fit below Xen or are not writable."""
-    copy_to_guest(vcpu, (stack.base + esp) & 0xFFFFFFFF, _WORDS[len(frame)].pack(*frame))
+    linear = (stack.base + esp) & 0xFFFFFFFF
+    check_range(linear, 4 * len(frame), write=True)
+    vcpu.linear.write(linear, _WORDS[len(frame)].pack(*frame))
 
 
 def _code(vcpu: Vcpu, selector: int) -> SegmentCache:
     """The code segment of a handler. It runs on a stack of ring 1, so it must be ring 1's: IRET would refuse it too."""
-    if selector == xen.FLAT_RING1_CS:
-        return _FLAT_CS
     if selector & SELECTOR_RPL != 1:
         raise segments.SelectorError(Vector.GP, selector & ~SELECTOR_RPL)
     return segments.load_code(vcpu, selector)
@@ -153,7 +153,7 @@ def through_gate(vcpu: Vcpu, vector: int, length: int) -> Inject | None:
     frame: tuple[int, ...] = (regs.eip + length & 0xFFFFFFFF, regs.selector(_CS),
                                virtual_eflags(vcpu) if vcpu.full else flags)
     try:
-        code = _code(vcpu, trap.cs)
+        code = _FLAT_CS if trap.cs == xen.FLAT_RING1_CS else _code(vcpu, trap.cs)
         if regs.cpl == 1:
             esp, stack = regs.gpr[_ESP], regs.segment(_SS)
         else:

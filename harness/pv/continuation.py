@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from harness.pv.state import Vcpu
 
-MOST_WORK = 4096
+MOST_WORK = 1024
 """Items for one exit; an item is what takes some ten microseconds here."""
 RESUMED = 1 << 31
 """Top bit of the count of mmu_update and mmuext_op: the call goes on where it was (asm-x86/hypercall.h)."""

@@ -8,6 +8,7 @@ from harness.abi import xen
 from harness.abi.xen import ChannelStatus, Errno, EventOp, Virq
 from harness.pv.access import copy_from_guest, copy_to_guest
 from harness.pv.state import Channel, Vcpu
+from harness.pv.time_record import update_time
 
 _PORT_OUT = 4
 _OF_THE_VCPU = (Virq.timer, Virq.debug, Virq.xenoprof)
@@ -64,6 +65,7 @@ def send_virq(vcpu: Vcpu, virq: int) -> bool:
 def fire_timer(vcpu: Vcpu) -> None:
     """The one-shot timer is due."""
     vcpu.domain.clock.deadline = None
+    update_time(vcpu)
     send_virq(vcpu, Virq.timer)
 
 

@@ -16,6 +16,7 @@ from harness.pv.continuation import RESUMED, Continue, preempted
 from harness.pv.pages import PageType, check_descriptor
 from harness.pv.state import Vcpu
 
+_L1 = int(PageType.L1)
 _OWN_FRAMES = xen.FIRST_RESERVED_GDT_PAGE
 _MOST_DESCRIPTORS_A_PAGE = PAGE_SIZE // 8
 _ENTRIES_AN_ITEM = 64
@@ -131,17 +132,10 @@ def do_update_va_mapping(vcpu: Vcpu, linear: int, low: int, high: int, flags: in
     if linear >= xen.HYPERVISOR_VIRT_START or high:
         return -Errno.EINVAL
     _, where = vcpu.linear.entry(linear)
-    result = 0 if where and _update_l1(vcpu, where, low) else -Errno.EINVAL
+    pages = vcpu.domain.pages
+    # What the directory in use names is held in its type already; of a directory that names itself it is another.
+    result = 0 if where and pages.type[where >> PAGE_SHIFT] == _L1 and pages.update_l1(where, low) else -Errno.EINVAL
     return _flush_as_told(vcpu, flags, result)
-
-
-def _update_l1(vcpu: Vcpu, where: int, entry: int) -> bool:
-    pages, mfn = vcpu.domain.pages, where >> PAGE_SHIFT
-    if not pages.get_type(mfn, PageType.L1):
-        return False
-    done = pages.update_l1(where, entry)
-    pages.put_type(mfn)
-    return done
 
 
 def _flush_as_told(vcpu: Vcpu, flags: int, result: int) -> int:

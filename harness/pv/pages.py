@@ -81,7 +81,7 @@ class PageTables:
 
     def get_type(self, mfn: int, wanted: int) -> bool:
         """Hold a frame in a type, checking its contents if it had another. False if it cannot be had."""
-        if not self.owns(mfn):
+        if not 0 <= mfn < len(self.owned) or not self.owned[mfn]:
             return False
         if self.count[mfn] == 0:
             if self.type[mfn] != _NONE and self.type[mfn] != wanted:
@@ -89,7 +89,7 @@ class PageTables:
             self.type[mfn] = wanted
             # Held while it is checked, so that a table that refers to itself meets its own type.
             self.count[mfn] = 1
-            if not self._check(mfn, wanted):
+            if wanted != _WRITABLE and not self._check(mfn, wanted):
                 self.count[mfn] = 0
                 self.type[mfn] = _NONE
                 return False
@@ -151,9 +151,9 @@ class PageTables:
 
     def _get_l1e(self, entry: int) -> bool:
         mfn = entry >> PAGE_SHIFT
-        if entry & _DISALLOWED or not self.owns(mfn):
+        if entry & _DISALLOWED:
             return False
-        if entry & PTE_RW and not self.get_type(mfn, _WRITABLE):
+        if not (self.get_type(mfn, _WRITABLE) if entry & PTE_RW else self.owns(mfn)):
             return False
         self.mapped[mfn] += 1
         return True

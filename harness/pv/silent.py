@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from harness.abi import xen
 from harness.abi.x86 import (
-    AC,
     CR0_TS,
     DESC_CODE,
     DESC_DC,
@@ -130,7 +129,7 @@ def virtual_eflags(vcpu: Vcpu) -> int:
 def _load_flags(vcpu: Vcpu, image: int, size: int) -> None:
     """What POPF and IRET at virtual CPL 0 do; from ring 3 the virtual IOPL decides over IF."""
     state, kernel = vcpu.state, vcpu.kernel_mode
-    changed = POPF_USER_MASK if size == 4 else POPF_USER_MASK & 0xFFFF & ~AC
+    changed = POPF_USER_MASK if size == 4 else POPF_USER_MASK & 0xFFFF
     vcpu.regs.eflags = (vcpu.regs.eflags & ~changed | image & changed) & ~RF
     if kernel or state.iopl == 3:
         vcpu.mask = 0 if image & IF else 1
@@ -180,8 +179,8 @@ def full_iret(vcpu: Vcpu, instruction: Instruction) -> Outcome:
 
 
 def _raise_rpl(selector: int) -> int:
-    """RPL 0 of a kernel that believes itself in ring 0 is RPL 1 here."""
-    return selector | 1 if selector & ~SELECTOR_RPL and selector & SELECTOR_RPL == 0 else selector
+    """RPL 0 of a kernel that believes itself in ring 0 is RPL 1 here. CS and SS cannot be null with either."""
+    return selector | 1 if selector & SELECTOR_RPL == 0 else selector
 
 
 def _shown(vcpu: Vcpu, seg: int) -> int:

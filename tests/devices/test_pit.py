@@ -43,7 +43,7 @@ class Board:
         return high << 8 | low
 
 
-@pytest.fixture()
+@pytest.fixture
 def board() -> Board:
     return Board()
 
@@ -118,6 +118,13 @@ def test_a_latched_count_stands_still_until_it_is_read(board: Board) -> None:
     board.ticks(0x234)
     assert board.count() == 0x1234
     assert board.count() == 0x1000, "read once, it follows again"
+
+
+def test_a_latched_count_is_read_from_its_low_byte_on(board: Board) -> None:
+    board.load(0x1234)
+    assert board.inp(COUNTER) == 0x34
+    board.out(COMMAND, LATCH)
+    assert board.count() == 0x1234
 
 
 def test_a_second_latch_is_ignored_until_the_first_is_read(board: Board) -> None:

@@ -8,13 +8,13 @@ from harness.pv.state import POLICY_FULL
 from tests.pv.stage import Stage
 
 
-@pytest.fixture()
+@pytest.fixture
 def stage() -> Stage:
     """A domain under Xen's policy."""
     return Stage()
 
 
-@pytest.fixture()
+@pytest.fixture
 def full() -> Stage:
     """A domain under `--policy full`."""
     return Stage(POLICY_FULL)

@@ -7,12 +7,12 @@ import struct
 from harness.abi import xen
 from harness.abi.x86 import PAGE_SHIFT, PAGE_SIZE, PTE_A, PTE_P, PTE_RW, PTE_US, Gpr, Vector
 from harness.abi.xen import Hypercall
+from harness.code.decoder import Decoder, Instruction
 from harness.domain.cpu import PlainCpu
 from harness.domain.exits import Exit, Reason
 from harness.domain.image import Image, Segment
 from harness.domain.outcome import Inject, Outcome, Retire
 from harness.domain.registers import PlainRegisters
-from harness.code.decoder import Decoder, Instruction
 from harness.pv import boot, bounce, traps
 from harness.pv.state import POLICY_XEN, Domain, Ports, Vcpu
 
@@ -184,7 +184,7 @@ class Stage:
 
 
 def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> int:
-    """A segment descriptor: `access` is its byte 5 (P, DPL, S, type), `flags` the upper half of byte 6 (G, D, L, AVL)."""
+    """A segment descriptor: `access` is its byte 5 (P, DPL, S, type), `flags` the upper half of byte 6."""
     low = base << 16 & 0xFFFF0000 | limit & 0xFFFF
     high = base & 0xFF000000 | flags << 20 | limit & 0xF0000 | access << 8 | base >> 16 & 0xFF
     return high << 32 | low

@@ -169,7 +169,7 @@ def test_a_handler_and_a_stack_by_own_selectors(stage: Stage) -> None:
 
 @pytest.mark.parametrize("cs", [0x09, 0x13, 0x1B, 0x21, 0xE02B, 0xE021, 0xE009, 0, 3, 0xFFF9])
 def test_a_handler_that_is_not_the_kernels_code_is_the_end(stage: Stage, cs: int) -> None:
-    """Data, ring 3, ring 3 with a stack of ring 1, nothing at all: IRET would refuse each, and no kernel could go on."""
+    """Data, ring 3, ring 3 with a stack of ring 1, nothing at all: IRET would refuse each of them."""
     stage.own_gdt(DATA_R1, CODE_R3, CODE_R1, 0)
     prepare(stage, 1)
     stage.state.traps[6].cs = cs
@@ -184,6 +184,30 @@ def test_a_kernel_stack_that_is_none_is_the_end(stage: Stage, ss: int) -> None:
     prepare(stage, 3)
     stage.state.kernel_ss = ss
     assert isinstance(stage.deliver(Inject(Vector.UD)), Crash)
+
+
+@pytest.mark.parametrize("ring", [1, 3])
+@pytest.mark.parametrize("iopl", range(4))
+def test_a_kernel_that_was_not_ported_sees_its_own_iopl(full: Stage, ring: int, iopl: int) -> None:
+    """Under `--policy full` the image is what the guest believes; under Xen it is the hardware's, which is 0."""
+    prepare(full, ring)
+    full.state.iopl = iopl
+    assert full.deliver(Inject(Vector.UD)) is None
+    assert frame(full)[2] == FIXED | IF | iopl << 12
+
+
+def test_a_ported_kernel_sees_iopl_0(stage: Stage) -> None:
+    prepare(stage, 1)
+    stage.state.iopl = 3
+    assert stage.deliver(Inject(Vector.UD)) is None
+    assert frame(stage)[2] == FIXED | IF
+
+
+def test_a_gate_of_an_unported_kernel_stores_virtual_flags(full: Stage) -> None:
+    prepare(full, 3, FIXED | IF, mask=1)
+    full.state.iopl = 3
+    assert bounce.through_gate(full.vcpu, 0x80, 2) is None
+    assert frame(full)[2] == FIXED | 3 << 12
 
 
 # -- Callbacks

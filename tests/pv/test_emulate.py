@@ -25,6 +25,7 @@ from harness.abi.x86 import (
     Gpr,
     Vector,
 )
+from harness.abi.xen import Hypercall, MmuExt
 from harness.code.decoder import Instruction
 from harness.domain.features import MSR_TSC, MSRS
 from harness.domain.outcome import BLOCK, RETIRE, Inject, Outcome
@@ -301,6 +302,16 @@ def test_what_fpu_instructions_look_at_is_real(full: Stage, bits: int) -> None:
     assert full.regs.cr0 & ~CR0_TS == rest | wanted
 
 
+@pytest.mark.parametrize("virtual_ts", [0, CR0_TS])
+def test_with_em_every_use_of_the_fpu_is_the_guests(full: Stage, virtual_ts: int) -> None:
+    """There is no FPU to give, and no flag that a use would clear."""
+    full.regs.gpr[Gpr.EAX] = CR0_PE | CR0_PG | CR0_EM | virtual_ts
+    assert emulated(full, "0f22c0")
+    before = full.regs.cr0
+    assert full.fault(Vector.NM, code=bytes.fromhex("d9e8")) == Inject(Vector.NM)
+    assert (full.regs.cr0, full.state.control[0], full.state.fpu_dirtied) == (before, virtual_ts, False)
+
+
 @pytest.mark.parametrize("value", [
     0, CR0_PE, CR0_PG, CR0_PE | CR0_PG | CR0_NW, CR0_PE | CR0_TS])
 def test_the_virtual_cr0_refuses(full: Stage, value: int) -> None:
@@ -520,6 +531,16 @@ def test_lldt_and_ltr(full: Stage, code: str, selector: int, expected: Outcome) 
     assert full.regs.gpr[Gpr.ECX] == (selector if expected == RETIRE else 0)
     virtual = full.state.virtual
     assert (virtual.tr if code == LLDT else virtual.ldtr) == 0, "the other one has not moved"
+
+
+@pytest.mark.parametrize(("code", "access"), [(LLDT, 0x02), (LTR, 0x09)])
+def test_an_ldt_has_neither(full: Stage, code: str, access: int) -> None:
+    """Not even a descriptor that is right but for being not present, which would be #NP in the GDT."""
+    full.put(SPARE, descriptor(0x1000, 0x67, access, 0).to_bytes(8, "little"))
+    full.words(DATA, MmuExt.set_ldt, SPARE, 1)
+    assert full.call(Hypercall.mmuext_op, DATA, 1, 0, xen.DOMID_SELF) == 0
+    full.regs.gpr[Gpr.EAX] = 4
+    assert full.gp(code) == Inject(Vector.GP, 4)
 
 
 def test_ltr_from_memory(full: Stage) -> None:

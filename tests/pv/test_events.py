@@ -9,7 +9,7 @@ import pytest
 from harness.abi import xen
 from harness.abi.xen import DOMID_SELF, ChannelStatus, Errno, EventOp, Hypercall, Virq
 from harness.pv import events
-from tests.pv.stage import DATA, NOWHERE, Stage
+from tests.pv.stage import DATA, NOWHERE, SPARE, Stage
 
 PENDING, MASK = xen.SHARED_INFO_EVTCHN_PENDING, xen.SHARED_INFO_EVTCHN_MASK
 
@@ -103,7 +103,8 @@ def test_step_4_a_raised_flag_stays(stage: Stage) -> None:
     assert upcall(stage) == (1, 1 << 1 | 1 << 3)
 
 
-@pytest.mark.parametrize(("flag", "mask", "due"), [(0, 0, False), (1, 0, True), (1, 1, False), (0, 1, False), (0xFF, 0, True)])
+@pytest.mark.parametrize(("flag", "mask", "due"), [
+    (0, 0, False), (1, 0, True), (1, 1, False), (0, 1, False), (0xFF, 0, True)])
 def test_an_upcall_is_due_when_raised_and_unmasked(stage: Stage, flag: int, mask: int, due: bool) -> None:
     stage.ram.write(stage.vcpu.shared, bytes([flag, mask]))
     assert stage.vcpu.upcall_due == due
@@ -254,7 +255,8 @@ def test_a_port_that_is_not_in_use(stage: Stage, command: int, port: int) -> Non
     assert op(stage, command, port, 0) == -Errno.EINVAL
 
 
-@pytest.mark.parametrize(("port", "result"), [(0, 0), (1, 0), (1023, 0), (1024, -Errno.EINVAL), (0xFFFFFFFF, -Errno.EINVAL)])
+@pytest.mark.parametrize(("port", "result"), [
+    (0, 0), (1, 0), (1023, 0), (1024, -Errno.EINVAL), (0xFFFFFFFF, -Errno.EINVAL)])
 def test_unmask_asks_only_for_a_port_that_there_is(stage: Stage, port: int, result: int) -> None:
     assert op(stage, EventOp.unmask, port) == result
 
@@ -332,3 +334,41 @@ def test_notes(stage: Stage) -> None:
     stage.vcpu.listening = True
     bind_ipi(stage)
     assert stage.vcpu.seen.notes == ["bind_ipi", "port 1"]
+
+
+# -- What is refused, and what is left alone
+
+
+@pytest.mark.parametrize("domid", [1, 5, 0, xen.DOMID_IO])
+def test_only_a_privileged_domain_speaks_for_a_domain_by_number(stage: Stage, domid: int) -> None:
+    """Even by its own."""
+    assert alloc(stage, domid) == -Errno.EPERM
+    assert status(stage, 1, domid) == -Errno.EPERM
+    assert not stage.domain.state.channels
+
+
+@pytest.mark.parametrize(("number", "result"), [
+    (0, -Errno.EPERM), (255, -Errno.EPERM), (256, -Errno.EINVAL), (0xFFFFFFFF, -Errno.EINVAL)])
+def test_physical_interrupts_end_at_nr_irqs(stage: Stage, number: int, result: int) -> None:
+    assert op(stage, EventOp.bind_pirq, number) == result
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("unbound", (1, 8)), ("virq", (2, 8)), ("ipi", (7, 8)), ("closed", (7, 8))])
+def test_status_leaves_words_that_say_nothing_as_they_were(stage: Stage, kind: str, words: tuple[int, int]) -> None:
+    if kind == "unbound":
+        alloc(stage)
+    elif kind == "virq":
+        bind_virq(stage, Virq.console)
+    elif kind == "ipi":
+        bind_ipi(stage)
+    assert op(stage, EventOp.status, DOMID_SELF, 1, 99, 99, 7, 8) == 0
+    assert stage.get_words(DATA + 12, 4) == (ChannelStatus[kind], 0, *words)
+
+
+@pytest.mark.parametrize(("size", "result"), [(28, 0), (27, -Errno.EFAULT)])
+def test_the_old_structure_is_read_whole(stage: Stage, size: int, result: int) -> None:
+    """28 bytes, whatever the command needs of them."""
+    assert stage.map(SPARE + 0x1000, 0) == 0
+    where = stage.put(SPARE + 0x1000 - size, struct.pack("<III", EventOp.bind_ipi, 0, 0))
+    assert stage.call(Hypercall.event_channel_op_compat, where) == result

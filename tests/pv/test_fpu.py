@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from harness.abi.x86 import CR0_TS, Vector
+from harness.abi.x86 import CR0_EM, CR0_TS, Vector
 from harness.abi.xen import Hypercall
 from harness.domain.outcome import RESUME, Inject
 from harness.pv import fpu
@@ -25,7 +25,7 @@ def get(stage: Stage) -> tuple[bool, bool, bool]:
     return stage.state.control[0] & CR0_TS != 0, stage.regs.cr0 & CR0_TS != 0, stage.state.fpu_dirtied
 
 
-@pytest.mark.parametrize("virtual,real,dirtied", STATES)
+@pytest.mark.parametrize(("virtual", "real", "dirtied"), STATES)
 @pytest.mark.parametrize("value", [1, 8, 0xFFFFFFFF])
 def test_set(stage: Stage, virtual: bool, real: bool, dirtied: bool, value: int) -> None:
     put(stage, virtual, real, dirtied)
@@ -33,7 +33,7 @@ def test_set(stage: Stage, virtual: bool, real: bool, dirtied: bool, value: int)
     assert get(stage) == (True, True, dirtied)
 
 
-@pytest.mark.parametrize("virtual,real,dirtied", STATES)
+@pytest.mark.parametrize(("virtual", "real", "dirtied"), STATES)
 def test_clear_reaches_the_real_flag_only_if_the_fpu_was_used(
         stage: Stage, virtual: bool, real: bool, dirtied: bool) -> None:
     put(stage, virtual, real, dirtied)
@@ -41,12 +41,21 @@ def test_clear_reaches_the_real_flag_only_if_the_fpu_was_used(
     assert get(stage) == (False, real and not dirtied, dirtied)
 
 
-@pytest.mark.parametrize("virtual,real,dirtied", STATES)
+@pytest.mark.parametrize(("virtual", "real", "dirtied"), STATES)
 def test_a_use_gives_the_fpu_and_shows_the_fault_to_who_asked_for_it(
         stage: Stage, virtual: bool, real: bool, dirtied: bool) -> None:
     put(stage, virtual, real, dirtied)
     assert stage.fault(Vector.NM) == (Inject(Vector.NM) if virtual else RESUME)
     assert get(stage) == (False, False, True)
+
+
+@pytest.mark.parametrize(("virtual", "real", "dirtied"), STATES)
+def test_with_em_there_is_no_fpu_to_give(full: Stage, virtual: bool, real: bool, dirtied: bool) -> None:
+    """Only the full policy lets a guest set it: an emulator in its kernel has the fault, and no flag moves."""
+    put(full, virtual, real, dirtied)
+    full.regs.cr0 |= CR0_EM
+    assert full.fault(Vector.NM) == Inject(Vector.NM)
+    assert get(full) == (virtual, real, dirtied)
 
 
 def test_a_new_vcpu_has_not_used_it(stage: Stage) -> None:

@@ -20,7 +20,7 @@ BAD_POINTERS = [NOWHERE, 0xFC000000, 0xFFFFFFFF]
 
 # -- The call itself
 
-KNOWN = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 26, 28, 29, 30, 32, 33, 35, 36}
+KNOWN = {*range(11), *range(12, 20), *range(21, 25), 26, 28, 29, 30, 32, 33, 35, 36}
 
 
 def test_the_table_has_the_calls_that_it_should() -> None:
@@ -420,7 +420,8 @@ def test_iret_to_ring_2(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("image", "loaded"), [
-    (IOPL, 0), (NT, 0), (VIF | VIP, 0), (1 << 3 | 1 << 5 | 1 << 15 | 0xFFC00000, 0), (TF | RF | AC | ID, TF | RF | AC | ID)])
+    (IOPL, 0), (NT, 0), (VIF | VIP, 0), (1 << 3 | 1 << 5 | 1 << 15 | 0xFFC00000, 0),
+    (TF | RF | AC | ID, TF | RF | AC | ID)])
 def test_flags_that_iret_takes(stage: Stage, image: int, loaded: int) -> None:
     assert iret(stage, xen.FLAT_RING1_CS, image) is RESUME
     assert stage.regs.eflags == loaded | IF | 2
@@ -469,7 +470,8 @@ def test_iret_looks_at_esp_and_not_at_ss(stage: Stage) -> None:
 @pytest.mark.parametrize(("cs", "outer"), [
     (0x7F9, ()), (xen.FLAT_RING1_DS, ()), (xen.FLAT_RING3_CS, (0x1234, xen.FLAT_RING1_SS)),
     (xen.FLAT_RING3_CS, (0x1234, 0)), (0x1B, (0x1234, xen.FLAT_RING3_SS))])
-def test_a_selector_that_iret_cannot_load_is_the_failsafe_callbacks(stage: Stage, cs: int, outer: tuple[int, ...]) -> None:
+def test_a_selector_that_iret_cannot_load_is_the_failsafe_callbacks(
+        stage: Stage, cs: int, outer: tuple[int, ...]) -> None:
     stage.vcpu.listening = True
     stage.call(Hypercall.set_callbacks, xen.FLAT_RING1_CS, 0, xen.FLAT_RING1_CS, SPARE)
     stage.call(Hypercall.stack_switch, xen.FLAT_RING1_SS, SPARE + 0x3000)

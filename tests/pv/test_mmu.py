@@ -318,7 +318,8 @@ BAD_OPERATIONS = {
 @pytest.mark.parametrize("bad", BAD_OPERATIONS.values(), ids=BAD_OPERATIONS)
 def test_mmuext_stops_at_the_first_that_fails(stage: Stage, bad: object) -> None:
     root, flushes = stage.state.guest_table, stage.cpu.flushes
-    assert mmuext(stage, (MmuExt.tlb_flush_local, 0, 0), bad(stage), (MmuExt.tlb_flush_local, 0, 0)  # type: ignore[operator]
+    assert mmuext(stage, (MmuExt.tlb_flush_local, 0, 0), bad(stage),
+    (MmuExt.tlb_flush_local, 0, 0)  # type: ignore[operator]
                   ) == -Errno.EINVAL
     assert stage.get_words(DONE, 1) == (1,)
     assert stage.state.guest_table == root

@@ -1,4 +1,4 @@
-"""Page types (xen/arch/x86/mm.c): what a guest's tables may hold, who holds what, and that a refusal changes nothing."""
+"""Page types (xen/arch/x86/mm.c): what a guest's tables may hold, and that a refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Frames:
                 [kind if count else None for kind, count in zip(tables.type, tables.count, strict=True)])
 
 
-@pytest.fixture()
+@pytest.fixture
 def frames() -> Frames:
     return Frames()
 

@@ -47,7 +47,8 @@ def test_block_does_not_wait_for_what_is_there(stage: Stage, compat: bool) -> No
 
 
 @pytest.mark.parametrize(("reason", "word"), [
-    (0, "poweroff"), (1, "reboot"), (2, "suspend"), (3, "crash"), (4, "reason 4"), (0x103, "crash"), (0xFFFFFFFF, "reason 255")])
+    (0, "poweroff"), (1, "reboot"), (2, "suspend"), (3, "crash"), (4, "reason 4"), (0x103, "crash"),
+    (0xFFFFFFFF, "reason 255")])
 def test_shutdown(stage: Stage, compat: bool, reason: int, word: str) -> None:
     assert sched(stage, compat, SchedOp.shutdown, reason) == Shutdown(word)
 

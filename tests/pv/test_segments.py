@@ -30,7 +30,7 @@ ENTRIES = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def gdt(stage: Stage) -> Stage:
     """A domain with ENTRIES, and entry 15 a call gate."""
     descriptors = [descriptor(0x1000 * n, 0xFFF, access) for n, access in ENTRIES.items()]
@@ -55,9 +55,11 @@ GP, NP, SS = Vector.GP, Vector.NP, Vector.SS
 
 @pytest.mark.parametrize(("selector", "cpl", "expected"), [
     (0, 1, 0), (3, 3, 3),
-    (sel(1, 0), 1, sel(1, 0)), (sel(1, 1), 1, sel(1, 1)), (sel(1, 2), 1, (GP, sel(1, 0))), (sel(1, 3), 3, (GP, sel(1, 0))),
+    (sel(1, 0), 1, sel(1, 0)), (sel(1, 1), 1, sel(1, 1)), (sel(1, 2), 1, (GP, sel(1, 0))),
+    (sel(1, 3), 3, (GP, sel(1, 0))),
     (sel(1, 0), 3, (GP, sel(1, 0))), (sel(2, 3), 3, sel(2, 3)), (sel(2, 0), 1, sel(2, 0)), (sel(2, 0), 3, sel(2, 0)),
-    (sel(3, 1), 1, sel(3, 1)), (sel(4, 1), 1, (GP, sel(4, 0))), (sel(6, 3), 3, sel(6, 3)), (sel(13, 1), 1, (GP, sel(13, 0))),
+    (sel(3, 1), 1, sel(3, 1)), (sel(4, 1), 1, (GP, sel(4, 0))), (sel(6, 3), 3, sel(6, 3)),
+    (sel(13, 1), 1, (GP, sel(13, 0))),
     (sel(7, 1), 1, sel(7, 1)), (sel(8, 1), 1, (NP, sel(8, 0))), (sel(8, 3), 3, (GP, sel(8, 0))),
     (sel(10, 3), 3, sel(10, 3)), (sel(15, 1), 1, (GP, sel(15, 0))), (sel(16, 1), 1, (GP, sel(16, 0))),
     (sel(512, 1), 1, (GP, sel(512, 0))), (sel(8191, 1), 1, (GP, sel(8191, 0))), (sel(1, 1) | 4, 1, (GP, sel(1, 0) | 4)),
@@ -70,9 +72,12 @@ def test_data_segments(gdt: Stage, selector: int, cpl: int, expected: object) ->
 
 
 @pytest.mark.parametrize(("selector", "cpl", "expected"), [
-    (0, 1, (GP, 0)), (1, 1, (GP, 0)), (sel(1, 1), 1, sel(1, 1)), (sel(1, 0), 1, (GP, sel(1, 0))), (sel(1, 3), 3, (GP, sel(1, 0))),
-    (sel(2, 3), 3, sel(2, 3)), (sel(2, 1), 1, (GP, sel(2, 0))), (sel(2, 3), 1, (GP, sel(2, 0))), (sel(3, 1), 1, (GP, sel(3, 0))),
-    (sel(7, 1), 1, (GP, sel(7, 0))), (sel(8, 1), 1, (SS, sel(8, 0))), (sel(10, 3), 3, sel(10, 3)), (sel(11, 2), 2, sel(11, 2)),
+    (0, 1, (GP, 0)), (1, 1, (GP, 0)), (sel(1, 1), 1, sel(1, 1)), (sel(1, 0), 1, (GP, sel(1, 0))),
+    (sel(1, 3), 3, (GP, sel(1, 0))),
+    (sel(2, 3), 3, sel(2, 3)), (sel(2, 1), 1, (GP, sel(2, 0))), (sel(2, 3), 1, (GP, sel(2, 0))),
+    (sel(3, 1), 1, (GP, sel(3, 0))),
+    (sel(7, 1), 1, (GP, sel(7, 0))), (sel(8, 1), 1, (SS, sel(8, 0))), (sel(10, 3), 3, sel(10, 3)),
+    (sel(11, 2), 2, sel(11, 2)),
     (sel(15, 3), 3, (GP, sel(15, 0))), (sel(16, 1), 1, (GP, sel(16, 0))), (xen.FLAT_RING1_SS, 1, xen.FLAT_RING1_SS),
     (xen.FLAT_RING3_SS, 3, xen.FLAT_RING3_SS), (xen.FLAT_RING3_SS, 1, (GP, 0xE030)),
 ])
@@ -82,10 +87,14 @@ def test_stacks(gdt: Stage, selector: int, cpl: int, expected: object) -> None:
 
 @pytest.mark.parametrize(("selector", "expected"), [
     (0, (GP, 0)), (3, (GP, 0)), (sel(3, 1), sel(3, 1)), (sel(3, 0), (GP, sel(3, 0))), (sel(3, 3), (GP, sel(3, 0))),
-    (sel(4, 1), sel(4, 1)), (sel(5, 3), sel(5, 3)), (sel(5, 1), (GP, sel(5, 0))), (sel(6, 1), sel(6, 1)), (sel(6, 3), sel(6, 3)),
-    (sel(14, 1), (GP, sel(14, 0))), (sel(14, 3), sel(14, 3)), (sel(1, 1), (GP, sel(1, 0))), (sel(9, 1), (NP, sel(9, 0))),
-    (sel(9, 3), (GP, sel(9, 0))), (sel(12, 2), sel(12, 2)), (sel(15, 3), (GP, sel(15, 0))), (sel(20, 1), (GP, sel(20, 0))),
-    (xen.FLAT_RING1_CS, xen.FLAT_RING1_CS), (xen.FLAT_RING3_CS, xen.FLAT_RING3_CS), (xen.HYPERVISOR_CS | 1, (GP, 0xE008)),
+    (sel(4, 1), sel(4, 1)), (sel(5, 3), sel(5, 3)), (sel(5, 1), (GP, sel(5, 0))), (sel(6, 1), sel(6, 1)),
+    (sel(6, 3), sel(6, 3)),
+    (sel(14, 1), (GP, sel(14, 0))), (sel(14, 3), sel(14, 3)), (sel(1, 1), (GP, sel(1, 0))), (sel(9, 1),
+    (NP, sel(9, 0))),
+    (sel(9, 3), (GP, sel(9, 0))), (sel(12, 2), sel(12, 2)), (sel(15, 3), (GP, sel(15, 0))), (sel(20, 1),
+    (GP, sel(20, 0))),
+    (xen.FLAT_RING1_CS, xen.FLAT_RING1_CS), (xen.FLAT_RING3_CS, xen.FLAT_RING3_CS),
+    (xen.HYPERVISOR_CS | 1, (GP, 0xE008)),
 ])
 def test_code(gdt: Stage, selector: int, expected: object) -> None:
     assert outcome(segments.load_code, gdt.vcpu, selector) == expected
@@ -122,7 +131,8 @@ def test_selectors_of_the_ldt(stage: Stage) -> None:
     assert outcome(segments.load_data, stage.vcpu, 0x15, 1) == (GP, 0x14), "behind its end"
 
 
-@pytest.mark.parametrize("bad", [descriptor(0, 0xFFFFF, 0x9E), descriptor(0, 0xFFFFF, 0x92), descriptor(0xFFFFF000, 0, 0xB2)])
+@pytest.mark.parametrize("bad", [
+    descriptor(0, 0xFFFFF, 0x9E), descriptor(0, 0xFFFFF, 0x92), descriptor(0xFFFFF000, 0, 0xB2)])
 def test_an_ldt_that_was_not_checked_yet_gives_nothing_that_a_guest_may_not_have(stage: Stage, bad: int) -> None:
     """Conforming code of DPL 0 would pass every other test."""
     set_ldt(stage, SPARE, bad)

@@ -18,8 +18,8 @@ from tests.pv.stage import CODE, DATA, NOWHERE, SPARE, STACK_TOP, Stage, descrip
 
 RING1_CS, RING1_SS, RING3_CS, RING3_SS = xen.FLAT_RING1_CS, xen.FLAT_RING1_SS, xen.FLAT_RING3_CS, xen.FLAT_RING3_SS
 ONE_OF_EACH = {
-    "sgdt": "0f0103", "sidt": "0f010b", "sldt": "0f00c0", "str": "0f00c8", "smsw": "0f01e0", "pushf": "9c", "popf": "9d",
-    "iret": "cf", "lar": "0f02c1", "lsl": "0f03c1", "verr": "0f00e0", "verw": "0f00e8", "push_seg": "0e",
+    "sgdt": "0f0103", "sidt": "0f010b", "sldt": "0f00c0", "str": "0f00c8", "smsw": "0f01e0", "pushf": "9c",
+    "popf": "9d", "iret": "cf", "lar": "0f02c1", "lsl": "0f03c1", "verr": "0f00e0", "verw": "0f00e8", "push_seg": "0e",
     "mov_from_seg": "8cc8", "pop_seg": "17", "mov_to_seg": "8ed0", "load_far": "0fb203", "far_call": "9a000000000000",
     "far_jmp": "ea000000000000", "far_ret": "cb",
 }
@@ -256,7 +256,8 @@ def test_push_shows_rpl_0(full: Stage, code: str, size: int, word: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "register", "expected"), [
-    ("8cc8", Gpr.EAX, RING1_CS & ~3), ("8cd1", Gpr.ECX, RING1_SS & ~3), ("668cca", Gpr.EDX, 0xABCD0000 | RING1_CS & ~3)])
+    ("8cc8", Gpr.EAX, RING1_CS & ~3), ("8cd1", Gpr.ECX, RING1_SS & ~3),
+    ("668cca", Gpr.EDX, 0xABCD0000 | RING1_CS & ~3)])
 def test_mov_shows_rpl_0(full: Stage, code: str, register: int, expected: int) -> None:
     full.regs.gpr[register] = 0xABCDEF01
     assert full.scanned("mov_from_seg", code) == RETIRE
@@ -286,7 +287,8 @@ def test_data_segments_are_the_cpus(full: Stage, kind: str, code: str) -> None:
     assert full.scanned(kind, code) == NATIVE
 
 
-@pytest.mark.parametrize("kind", ["push_seg", "mov_from_seg", "pop_seg", "mov_to_seg", "load_far", "far_call", "far_ret"])
+@pytest.mark.parametrize("kind", [
+    "push_seg", "mov_from_seg", "pop_seg", "mov_to_seg", "load_far", "far_call", "far_ret"])
 def test_applications_see_silicon(full: Stage, kind: str) -> None:
     ring_3(full)
     assert full.scanned(kind, ONE_OF_EACH[kind]) == NATIVE
@@ -294,8 +296,8 @@ def test_applications_see_silicon(full: Stage, kind: str) -> None:
 
 # -- Loading SS
 
-SS_LOADS = [("mov_to_seg", "8ed0"), ("mov_to_seg", "8e13"), ("pop_seg", "17"), ("pop_seg", "6617"), ("load_far", "0fb203"),
-            ("load_far", "660fb203")]
+SS_LOADS = [("mov_to_seg", "8ed0"), ("mov_to_seg", "8e13"), ("pop_seg", "17"), ("pop_seg", "6617"),
+            ("load_far", "0fb203"), ("load_far", "660fb203")]
 
 
 def load_ss(stage: Stage, kind: str, code: str, selector: int) -> Outcome:
@@ -353,7 +355,8 @@ def test_no_event_comes_between_ss_and_esp(full: Stage, kind: str, code: str) ->
 # -- Far transfers
 
 
-@pytest.mark.parametrize(("code", "size", "dropped"), [("cb", 4, 8), ("66cb", 2, 4), ("ca1000", 4, 24), ("66ca1000", 2, 20)])
+@pytest.mark.parametrize(("code", "size", "dropped"), [
+    ("cb", 4, 8), ("66cb", 2, 4), ("ca1000", 4, 24), ("66ca1000", 2, 20)])
 def test_retf_to_rpl_0(full: Stage, code: str, size: int, dropped: int) -> None:
     esp = stack(full, 0x2345, RING1_CS & ~3, size=size) - 2 * size
     assert full.scanned("far_ret", code) == RESUME
@@ -448,7 +451,7 @@ CODES = {"lar": "0f02ca", "lsl": "0f03ca", "verr": "0f00e2", "verw": "0f00ea"}
 """With EDX for the selector; LAR and LSL answer in ECX."""
 
 
-@pytest.fixture()
+@pytest.fixture
 def described(full: Stage) -> Stage:
     """A GDT of _ENTRIES, put there by hand: a guest may not have all of them."""
     gdt = full.own_gdt(0)
@@ -498,7 +501,8 @@ def test_conforming_code_knows_no_ring(described: Stage, selector: int, kind: st
     assert (ask(described, kind, selector) is not None) == told
 
 
-@pytest.mark.parametrize(("kind", "code", "expected"), [("lar", "660f02ca", 0x55AAB300), ("lsl", "660f03ca", 0x55AA5FFF)])
+@pytest.mark.parametrize(("kind", "code", "expected"), [
+    ("lar", "660f02ca", 0x55AAB300), ("lsl", "660f03ca", 0x55AA5FFF)])
 def test_an_operand_size_of_16_answers_in_16_bits(described: Stage, kind: str, code: str, expected: int) -> None:
     assert ask(described, kind, 8, code) == expected
 
@@ -536,8 +540,10 @@ def audited(policy: str = "xen") -> Stage:
     ("pushf", "9c", "the real IF 1 (virtual 0) and IOPL 0 (virtual 2)"),
     ("popf", "9d", "lost without a fault: IF 0, IOPL 1"),
     ("iret", "cf", "lost without a fault: IF 1"),
-    ("lar", "0f02ca", "selector 0x1234 judged with the real CPL 1"), ("lsl", "0f03ca", "selector 0x1234 judged with the real CPL 1"),
-    ("verr", "0f00e2", "selector 0x1234 judged with the real CPL 1"), ("verw", "0f00ea", "selector 0x1234 judged with the real CPL 1"),
+    ("lar", "0f02ca", "selector 0x1234 judged with the real CPL 1"),
+    ("lsl", "0f03ca", "selector 0x1234 judged with the real CPL 1"),
+    ("verr", "0f00e2", "selector 0x1234 judged with the real CPL 1"),
+    ("verw", "0f00ea", "selector 0x1234 judged with the real CPL 1"),
     ("push_seg", "0e", "CS 0xe019: ring 1 shows"), ("push_seg", "0fa0", "FS 0xe021: ring 1 shows"),
     ("mov_from_seg", "8cd1", "SS 0xe021: ring 1 shows"),
     ("pop_seg", "17", "loaded with the real CPL 1: a selector of DPL 0 would fault"),

@@ -41,7 +41,7 @@ def window(stage: Stage, linear: int = SPARE) -> int:
     return pfn << 12 | entry & 0xFFF
 
 
-@pytest.fixture()
+@pytest.fixture
 def assisted(stage: Stage) -> Stage:
     """A domain that asked for writable page tables, EBX at the entry of SPARE."""
     assert stage.call(Hypercall.vm_assist, 0, xen.VmAssist.writable_pagetables) == 0
@@ -82,10 +82,12 @@ OLD, OPERAND = 0xC0F0A5F0, 0x8123F00C
 
 
 @pytest.mark.parametrize(("code", "expected"), [
-    ("890b", OPERAND), ("c70310325476", 0x76543210), ("870b", OPERAND), ("090b", OLD | OPERAND), ("210b", OLD & OPERAND),
-    ("310b", OLD ^ OPERAND), ("810b10325476", OLD | 0x76543210), ("812310325476", OLD & 0x76543210),
-    ("813310325476", OLD ^ 0x76543210), ("830b0e", OLD | 0xE), ("8323f0", OLD & 0xFFFFFFF0), ("8333f0", OLD ^ 0xFFFFFFF0),
-    ("0fba2b03", OLD | 8), ("0fba2b23", OLD | 8), ("0fba330f", OLD & ~0x8000), ("0fba332f", OLD & ~0x8000),
+    ("890b", OPERAND), ("c70310325476", 0x76543210), ("870b", OPERAND), ("090b", OLD | OPERAND),
+    ("210b", OLD & OPERAND), ("310b", OLD ^ OPERAND), ("810b10325476", OLD | 0x76543210),
+    ("812310325476", OLD & 0x76543210), ("813310325476", OLD ^ 0x76543210), ("830b0e", OLD | 0xE),
+    ("810b80000000", OLD | 0x80), ("8323f0", OLD & 0xFFFFFFF0),
+    ("8333f0", OLD ^ 0xFFFFFFF0), ("0fba2b03", OLD | 8), ("0fba2b23", OLD | 8), ("0fba330f", OLD & ~0x8000),
+    ("0fba332f", OLD & ~0x8000),
     ("f0090b", OLD | OPERAND), ("f0870b", OPERAND), ("3e890b", OPERAND)])
 def test_stores(assisted: Stage, code: str, expected: int) -> None:
     at = put(assisted, OLD)
@@ -142,8 +144,9 @@ def test_moves_change_no_flag(assisted: Stage, code: str, before: int) -> None:
 
 @pytest.mark.parametrize("before", [0, ARITHMETIC_FLAGS & ~AF])
 @pytest.mark.parametrize(("code", "old", "operand", "flags"), [
-    ("090b", 0, 0, ZF | PF), ("090b", 0x80000000, 2, SF), ("090b", 0, 6, PF), ("210b", 6, 8, ZF | PF), ("210b", 0x102, 0x102, 0),
-    ("310b", OLD, OLD, ZF | PF), ("310b", 0x80000000, 0x102, SF), ("8323fe", 2, 0, 0), ("832300", 2, 0, ZF | PF)])
+    ("090b", 0, 0, ZF | PF), ("090b", 0x80000000, 2, SF), ("090b", 0, 6, PF), ("210b", 6, 8, ZF | PF),
+    ("210b", 0x102, 0x102, 0), ("310b", OLD, OLD, ZF | PF), ("310b", 0x80000000, 0x102, SF), ("8323fe", 2, 0, 0),
+    ("832300", 2, 0, ZF | PF)])
 def test_logic_clears_carry_and_overflow(
         assisted: Stage, code: str, old: int, operand: int, flags: int, before: int) -> None:
     put(assisted, old)
@@ -212,8 +215,8 @@ def test_a_bad_entry_is_the_guests_fault(assisted: Stage, what: str, code: str) 
 
 
 @pytest.mark.parametrize("code", [
-    "880b", "66890b", "66c7030000", "66ab", "010b", "110b", "190b", "290b", "ff03", "f713", "8303f0", "8313f0", "832bf0",
-    "0fba3b03", "0fab0b", "0fc10b", "8f03", "c1e00c", "90", "0fb00b", "f3ab", "f2ab", "8c1b"])
+    "880b", "66890b", "66c7030000", "66ab", "010b", "110b", "190b", "290b", "ff03", "f713", "8303f0", "8313f0",
+    "832bf0", "0fba3b03", "0fab0b", "0fc10b", "8f03", "c1e00c", "90", "0fb00b", "f3ab", "f2ab", "8c1b"])
 def test_other_instructions_are_the_guests_fault(assisted: Stage, code: str) -> None:
     """Other sizes, arithmetic, repeated stores, an instruction that stores nothing."""
     put(assisted, OLD)
@@ -248,9 +251,10 @@ def test_an_ordinary_page_is_not_completed(assisted: Stage) -> None:
     assert refused(assisted, MOV)
 
 
-def test_a_frame_of_xens_is_not_completed(assisted: Stage) -> None:
-    """However its entry got there."""
-    assisted.ram.set_u32(assisted.entry_at(DATA), 1 << 12 | PTE_P)
+@pytest.mark.parametrize("frame", [1, 0xFFFFF])
+def test_a_frame_that_is_not_the_guests_is_not_completed(assisted: Stage, frame: int) -> None:
+    """Xen's, or beyond memory, however its entry got there."""
+    assisted.ram.set_u32(assisted.entry_at(DATA), frame << 12 | PTE_P)
     assisted.vcpu.linear.flush()
     assisted.regs.gpr[Gpr.EBX] = DATA
     assert refused(assisted, MOV)
