@@ -8,6 +8,7 @@ around it are what counts. Times are of the thread, not of the clock on the wall
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def main(*, json: bool = False, rounds: int = ROUNDS) -> None:
         click.echo(jsonlib.dumps({"rounds": rounds, "measures": found}, indent=2))
         return
     click.echo(f"medians of {rounds} rounds, each beside its bare loop; quartiles in brackets")
-    rows = [("", "here", "bare", "ratio", "", "target", "")]
+    rows: list[tuple[str, ...]] = [("", "here", "bare", "ratio", "", "target", "")]
     for measure in measures():
         click.echo(f"... {measure.name}", err=True)
         rows.append(_row(measured(measure, rounds)))
@@ -118,7 +119,7 @@ def measures() -> Iterator[Measure]:
     yield _trap("page fault fixed by the guest", _PAGE_FAULT, yardstick.page_faults, (_BARE_TOUCH, _BARE_FIX))
     yield _straight_line()
     yield from _snapshots()
-    yield _cold_start()
+    yield from _cold_starts()
 
 
 def _trap(name: str, text: str, bare: Callable[..., float], code: Sequence[str]) -> Measure:
@@ -159,21 +160,25 @@ def _snapshots() -> Iterator[Measure]:
     domain.machine.close()
 
 
-def _cold_start() -> Measure:
-    folder = tempfile.TemporaryDirectory()
-    path = Path(folder.name, "bench.asm")
-    path.write_text(_PRELUDE + _CLTS.replace("COUNT", "10"), encoding="utf-8")
+def _cold_starts() -> Iterator[Measure]:
+    """In a child of its own, as is usual, and in its own process. Both sides find their bytecode compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "bench.asm")
+        path.write_text(_PRELUDE + _CLTS.replace("COUNT", "10"), encoding="utf-8")
+        environment = os.environ | {"PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode")), "PYTHONDONTWRITEBYTECODE": ""}
 
-    def process(*arguments: str) -> Callable[[], float]:
-        def run() -> float:
-            assert folder
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-            return time.perf_counter() - began
-        return run
+        def process(*arguments: str) -> Callable[[], float]:
+            def run() -> float:
+                began = time.perf_counter()
+                subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
+                return time.perf_counter() - began
+            return run
 
-    return Measure("cold start of harness run", "importing its engines", 1, process("-m", "harness", "run", str(path)),
-                   process("-c", "import unicorn, capstone, keystone"), _COLD_TARGET)
+        engines = process("-c", "import unicorn, capstone, keystone")
+        command = ("-m", "harness", "run", str(path))
+        yield Measure("cold start of harness run", "importing its engines", 1, process(*command), engines, _COLD_TARGET)
+        yield Measure("cold start, --jobs 1", "importing its engines", 1, process(*command, "--jobs", "1"), engines,
+                      _COLD_TARGET)
 
 
 def _timed(do: Callable[[], object]) -> Callable[[], float]:

@@ -307,7 +307,7 @@ _PRIVILEGED_ROWS = (
         VmxExit(36, "P1.10", "qualification: whether armed"), (0x8B, 0x8C), "#UD, or as HLT",
         "sched_op(block)", feature="MONITOR"),
     Row("P28", "xsetbv", "", ("0F 01 D1",), Class.PRIVILEGED, _PRIVILEGED, b"\x0f\x01\xd1", VmxExit(55), (0x8D,),
-        "the virtual XCR0", condition="CR4.OSXSAVE clear: #UD in ring 0"),
+        "the virtual XCR0", feature="CR4.OSXSAVE"),
     Row("P29", "invpcid", "r, m", ("66 0F 38 82 /r m",), Class.PRIVILEGED, _PRIVILEGED,
         b"\x66\x0f\x38\x82\x05" + _MEM, VmxExit(58, "P2.12 & P1.9", "#UD unless P2.12"), (),
         "translations are forgotten", feature="INVPCID"),

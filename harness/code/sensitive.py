@@ -62,6 +62,7 @@ ROWS: tuple[tuple[str, int, tuple[int, ...], str], ...] = (
     ("sysret", 0x0F07, (), ANY),
     ("sysenter", 0x0F34, (), ANY),
     ("sysexit", 0x0F35, (), ANY),
+    ("xsetbv", 0x0F01, (2,), REGISTER),  # XGETBV, XSETBV, VMFUNC, XEND, XTEST; with memory it is LGDT
     ("random", 0x0FC7, (6, 7), REGISTER),  # RDRAND, RDSEED; with memory these are VMPTRLD and VMPTRST
 )
 

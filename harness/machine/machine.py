@@ -392,7 +392,7 @@ class Machine:
         exit_.reason, exit_.kind, exit_.length = Reason.SCANNED, kind, instruction.length
         if kind == "io" and not self._io_allowed(instruction):
             _exception(exit_, Vector.GP)
-        elif kind in ("syscall", "sysret", "random"):
+        elif kind in ("syscall", "sysret", "random", "xsetbv"):
             _exception(exit_, Vector.UD)
         elif kind in ("sysenter", "sysexit"):
             # IA32_SYSENTER_CS is 0: nobody offers a fast system call (SDM 2, SYSENTER).

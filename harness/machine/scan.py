@@ -13,7 +13,7 @@ from re import Pattern
 from harness.code.decoder import Decoder, Instruction, TruncatedError
 from harness.code.sensitive import classify, suspects
 
-ALWAYS = frozenset({"io", "sysenter", "syscall", "sysret", "sysexit", "random", "smsw"})
+ALWAYS = frozenset({"io", "sysenter", "syscall", "sysret", "sysexit", "random", "xsetbv", "smsw"})
 """Kinds that the emulated CPU gets wrong by itself: no permission check, no effect, or not deterministic."""
 
 _MOST_HOOKS = 2048

@@ -1,7 +1,7 @@
 """What a trap costs at least: loops on a raw engine, with no hypervisor behind them.
 
-Each loop enters its guest by VMRUN and answers its exits by batched register calls into preallocated arrays, which is as
-fast as the calls of Unicorn's own interface get. `bench` runs them beside the real thing. Nothing here is checked,
+Each loop enters its guest by VMRUN and answers its exits by batched register calls into preallocated arrays, which is
+as fast as the calls of Unicorn's own interface get. `bench` runs them beside the real thing. Nothing here is checked,
 translated or recorded; nothing else uses this file.
 """
 
@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unicorn import UC_ARCH_X86, UC_CTL_TLB_FLUSH, UC_HOOK_INTR, UC_MODE_32, UC_PROT_ALL, Uc
-from unicorn.unicorn_py3.unicorn import uclib
+from unicorn import UC_ARCH_X86, UC_CTL_TLB_FLUSH, UC_HOOK_INTR, UC_MODE_32, UC_PROT_ALL
+from unicorn.unicorn_py3.unicorn import Uc, uclib
 from unicorn.x86_const import (
     UC_CPU_X86_EPYC,
     UC_X86_REG_CR4,
@@ -43,10 +43,11 @@ CODE, KERNEL, STACK, KERNEL_STACK, ABSENT = 0x10000, 0x11000, 0x20000, 0x21000, 
 _STUB, _GDT, _VMCB, _HSAVE, _MSRPM, _IOPM, _NESTED, _TABLES = (
     0x1000, 0x2000, 0x3000, 0x4000, 0x6000, 0x8000, 0x30000, 0x40000)
 _RAM = 4 << 20
+_open: Any = Uc
 _SELECTORS = {1: (0x09, 0x11), 3: (0x1B, 0x23)}
 _EXIT = 0x100
 _INT, _GP, _PF = (_EXIT + code for code in (svm.EXIT_SWINT, svm.EXIT_EXCEPTION + 13, svm.EXIT_EXCEPTION + 14))
-_NEVER = 0xFFFFFFF0
+_NEVER = 0xFFFF_FFF0
 _FRAME = (UC_X86_REG_EIP, UC_X86_REG_EAX, UC_X86_REG_EBX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_ESI,
           UC_X86_REG_EDI, UC_X86_REG_EBP, UC_X86_REG_ESP)
 _WHERE = (UC_X86_REG_EIP, UC_X86_REG_ESP, UC_X86_REG_EFLAGS, UC_X86_REG_CS, UC_X86_REG_SS)
@@ -60,7 +61,7 @@ class _Bare:
     """A 32-bit guest in SVM guest mode, in ring 1 or 3, on an engine of its own."""
 
     def __init__(self, code: bytes, ring: int, kernel: bytes = b"") -> None:
-        self.uc = uc = Uc(UC_ARCH_X86, UC_MODE_32, UC_CPU_X86_EPYC)
+        self.uc = uc = _open(UC_ARCH_X86, UC_MODE_32, UC_CPU_X86_EPYC)
         self.handle = uc._uch
         self.memory = memory = mmap.mmap(-1, _RAM)
         uc.mem_map_ptr(0, _RAM, UC_PROT_ALL, ctypes.addressof(ctypes.c_char.from_buffer(memory)))
@@ -239,7 +240,7 @@ def page_faults(code: bytes, kernel: bytes) -> float:
 
 def straight_line(code: bytes) -> float:
     """Seconds from the first byte of `code` to its end, on a plain engine without SVM or paging."""
-    uc = Uc(UC_ARCH_X86, UC_MODE_32)
+    uc = _open(UC_ARCH_X86, UC_MODE_32)
     uc.mem_map(0, _RAM)
     uc.mem_write(CODE, code)
     began = time.perf_counter()

@@ -58,6 +58,7 @@ def do_set_trap_table(vcpu: Vcpu, table: int) -> int | Continue:
     state = vcpu.state
     if not table:
         state.traps = [Trap() for _ in state.traps]
+        vcpu.work += len(state.traps) // 8
         state.direct_gate = False
         return 0
     number = 0

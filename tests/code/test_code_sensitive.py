@@ -17,6 +17,7 @@ CASES = [
     ("syscall", "0f05"),
     ("sysret", "0f07"),
     ("random", "0fc7f0 0fc7f8 660fc7f1"),
+    ("xsetbv", "0f01d0 0f01d1 0f01d4"),
     ("lar", "0f02c1 0f0200"),
     ("lsl", "0f03c1 0f0300"),
     ("verr", "0f00e0 0f0020"),

@@ -391,8 +391,9 @@ def test_what_the_cpu_has_not_is_an_invalid_opcode(code: str) -> None:
 
 
 def test_quirk_xsetbv_above_ring_0_is_a_general_protection_fault() -> None:
-    """Silicon says #UD while CR4.OSXSAVE is clear. Not covered: no guest is told of XSAVE."""
+    """Silicon says #UD while CR4.OSXSAVE is clear, in any ring (SDM 2, XSETBV)."""
     assert first(bytes.fromhex("0f01d1")) == (GP, 0)
+    assert fault(covered(bytes.fromhex("0f01d1"))) == (Vector.UD, 0, 0)
 
 
 def test_sixteen_bytes_are_a_general_protection_fault() -> None:
