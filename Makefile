@@ -24,6 +24,7 @@ $(READY): pyproject.toml
 	  || { echo "harness needs Python 3.11 or newer; say PYTHON=... to choose one" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m compileall -q harness
 	@touch $@
 
 run: $(READY) ## run every guest kernel, then show one of them exit by exit

@@ -121,8 +121,8 @@ def commands(ctx: click.Context) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="S", default=60.0, show_default=True,
               help="Seconds of wall-clock for each guest; 0 for no limit.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N",
-              help="Processes at once; one for each CPU unless given. With 1 a single guest runs unprotected from an "
-                   "engine that aborts.")  # fmt: skip
+              help="Processes at once; one for each CPU unless given. A single guest runs in this process, unprotected "
+                   "from an engine that aborts, unless N is 2 or more.")  # fmt: skip
 @click.option("--memory", type=_Size(), metavar="SIZE", help="RAM, such as 16M.")
 @click.option("--flat", is_flag=True, help="The files are flat binaries, loaded and entered at 1 MiB.")
 @click.option("--cmdline", metavar="TEXT", help="The command line that the guest finds.")
@@ -198,7 +198,8 @@ def _run(work: Sequence[Job], screen: Screen, jobs: int | None) -> int:
     from harness.batch import run_batch
 
     statuses = set()
-    items = run_batch(work, jobs_at_once=jobs or len(os.sched_getaffinity(0)), on_exit=screen.listener)
+    at_once = jobs or (1 if len(work) == 1 else len(os.sched_getaffinity(0)))
+    items = run_batch(work, jobs_at_once=at_once, on_exit=screen.listener)
     try:
         with closing(items), screen:
             for item in items:

@@ -63,6 +63,9 @@ class Registers(Protocol):
     @cr4.setter
     def cr4(self, value: int) -> None: ...
 
+    def frame(self) -> tuple[int, int, int, int, int]:
+        """What an interrupt pushes, from the top of the stack up: EIP, CS, EFLAGS, ESP, SS."""
+
     def selector(self, seg: int) -> int:
         """The visible part of a segment register."""
 
@@ -126,6 +129,10 @@ class PlainRegisters:
     def linear_eip(self) -> int:
         """See Registers."""
         return self.eip + self.segments[Seg.CS].base & 0xFFFFFFFF
+
+    def frame(self) -> tuple[int, int, int, int, int]:
+        """See Registers."""
+        return self.eip, self.selector(Seg.CS), self.eflags, self.gpr[Gpr.ESP], self.selector(Seg.SS)
 
     def selector(self, seg: int) -> int:
         """See Registers."""

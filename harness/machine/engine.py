@@ -47,6 +47,9 @@ _CTL_WRITE, _CTL_ARGUMENTS = 1 << 30, 26
 _NEVER = 0xFFFF_FFFF_F000
 _IN_ORDER = (UC_X86_REG_EAX, UC_X86_REG_ECX, UC_X86_REG_EDX, UC_X86_REG_EBX)
 
+# Calls so short that giving up the interpreter's lock and taking it again would cost more than they do.
+_short = ctypes.PyDLL(None, handle=uclib._handle)
+
 INTERRUPT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 CODE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
@@ -164,17 +167,17 @@ class Engine:
 
     def eflags(self) -> int:
         """EFLAGS as the engine computes them from its lazy flags."""
-        uclib.uc_reg_read(self.handle, self._eflags, self._reference)
+        _short.uc_reg_read(self.handle, self._eflags, self._reference)
         return self._value.value & 0xFFFFFFFF
 
     def force_eip(self, eip: int) -> None:
         """Set EIP by a register call: the only way that takes effect inside a code hook (observed on 2.1.4)."""
         self._value.value = eip
-        uclib.uc_reg_write(self.handle, self._rip, self._reference)
+        _short.uc_reg_write(self.handle, self._rip, self._reference)
 
     def flush_tlb(self) -> None:
         """Forget translated addresses. The binding has no method for it."""
-        uclib.uc_ctl(self.handle, self._flush_tlb)
+        _short.uc_ctl(self.handle, self._flush_tlb)
 
     def flush_code(self) -> None:
         """Forget translated code."""

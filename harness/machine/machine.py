@@ -58,7 +58,8 @@ _HLT = b"\xf4"
 _FLAT_CODE, _FLAT_DATA = 0x00CF9B00, 0x00CF9300
 _EXCEPTION_FIRST, _EXCEPTION_LAST = svm.EXIT_EXCEPTION, svm.EXIT_EXCEPTION + 31
 # What every exit is compared with: looking up a member of an enumeration or of a module costs as much as a call.
-_EXIT_PF, _EXIT_UD, _EXIT_SWINT = svm.EXIT_EXCEPTION + int(Vector.PF), svm.EXIT_EXCEPTION + int(Vector.UD), svm.EXIT_SWINT
+_EXIT_PF, _EXIT_UD = (svm.EXIT_EXCEPTION + int(vector) for vector in (Vector.PF, Vector.UD))
+_EXIT_SWINT = svm.EXIT_SWINT
 _EXCEPTION, _SOFTWARE_INT, _ERROR_CODE = Reason.EXCEPTION, Reason.SOFTWARE_INT, layout.ERROR_CODE >> 2
 
 _REASONS: dict[int, Reason] = {

@@ -168,6 +168,11 @@ class CpuState:
         self.words[_CR4] = value
         self.refresh()
 
+    def frame(self) -> tuple[int, int, int, int, int]:
+        """What an interrupt pushes, from the top of the stack up: EIP, CS, EFLAGS, ESP, SS."""
+        words = self.words
+        return words[_EIP], words[_CS >> 2] & 0xFFFF, self.eflags, self.gpr[4], words[_SS >> 2] & 0xFFFF
+
     def selector(self, seg: int) -> int:
         """The visible part of a segment register."""
         return self.words[_SELECTORS[seg]] & 0xFFFF

@@ -95,8 +95,7 @@ def deliver_failsafe(vcpu: Vcpu, interrupted: Interrupted | None = None) -> Cras
 def _enter(vcpu: Vcpu, cs: int, eip: int, error_code: int | None, *, mask: bool, what: Callable[[], str],
            saved: tuple[int, ...] = (), interrupted: Interrupted | None = None) -> Crash | None:
     regs, state = vcpu.regs, vcpu.state
-    old_eip, old_cs, flags, old_esp, old_ss = interrupted or (
-        regs.eip, regs.selector(_CS), regs.eflags, regs.gpr[_ESP], regs.selector(_SS))
+    old_eip, old_cs, flags, old_esp, old_ss = interrupted or regs.frame()
     old_mask = vcpu.mask
     image = flags & ~IF if old_mask else flags | IF
     if vcpu.full:
@@ -149,15 +148,14 @@ def through_gate(vcpu: Vcpu, vector: int, length: int) -> Inject | None:
     that cannot take it is a page fault at the instruction.
     """
     regs, trap = vcpu.regs, vcpu.state.traps[vector]
-    flags = regs.eflags
-    frame: tuple[int, ...] = (regs.eip + length & 0xFFFFFFFF, regs.selector(_CS),
-                               virtual_eflags(vcpu) if vcpu.full else flags)
+    eip, cs, flags, esp, ss = regs.frame()
+    frame: tuple[int, ...] = (eip + length & 0xFFFFFFFF, cs, virtual_eflags(vcpu) if vcpu.full else flags)
     try:
         code = _FLAT_CS if trap.cs == xen.FLAT_RING1_CS else _code(vcpu, trap.cs)
         if regs.cpl == 1:
-            esp, stack = regs.gpr[_ESP], regs.segment(_SS)
+            stack = regs.segment(_SS)
         else:
-            frame = (*frame, regs.gpr[_ESP], regs.selector(_SS))
+            frame = (*frame, esp, ss)
             esp, stack = vcpu.state.kernel_sp, _stack(vcpu, vcpu.state.kernel_ss)
         esp = (esp - 4 * len(frame)) & 0xFFFFFFFF
         push(vcpu, stack, esp, frame)

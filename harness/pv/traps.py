@@ -57,12 +57,12 @@ def do_software_interrupt(vcpu: Vcpu, exit_: Exit) -> Outcome:
         seen.kind = "hypercall"
         return hypercall(vcpu)
     state = vcpu.state
-    if vector in _GATES_OF_DPL_3:
-        seen.kind, seen.handler = EXCEPTION_KINDS[vector], do_trap
-        return do_trap(vcpu, exit_)
     if vector == 0x80 and state.direct_gate and cpl <= state.traps[vector].flags & xen.TRAP_INFO_DPL:
         seen.kind, seen.handler = "gate", bounce.through_gate
         return bounce.through_gate(vcpu, vector, exit_.length) or RESUME
+    if vector in _GATES_OF_DPL_3:
+        seen.kind, seen.handler = EXCEPTION_KINDS[vector], do_trap
+        return do_trap(vcpu, exit_)
     seen.kind = "gp"
     if vcpu.listening:
         seen.raised = f"#GP({vector * 8 + ERROR_IDT:#x})"
