@@ -121,8 +121,7 @@ def commands(ctx: click.Context) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="S", default=60.0, show_default=True,
               help="Seconds of wall-clock for each guest; 0 for no limit.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N",
-              help="Processes at once; one for each CPU unless given. A single guest runs in this process, unprotected "
-                   "from an engine that aborts, unless N is 2 or more.")  # fmt: skip
+              help="Processes at once; one for each CPU unless given.")
 @click.option("--memory", type=_Size(), metavar="SIZE", help="RAM, such as 16M.")
 @click.option("--flat", is_flag=True, help="The files are flat binaries, loaded and entered at 1 MiB.")
 @click.option("--cmdline", metavar="TEXT", help="The command line that the guest finds.")
@@ -152,6 +151,7 @@ def run(
       0  all as expected: an expected crash is, and so is a skip
     130 after Ctrl-C. A traceback is a mistake of the harness's own; its status is 1 too.
     """
+    from harness.guard import guarded
     from harness.job import Job
     from harness.screen import Screen
 
@@ -171,7 +171,22 @@ def run(
     with ExitStack() as files:
         json = _opened(files, json_file, sys.stdout)
         traced = _opened(files, trace, sys.stderr if only_json else sys.stdout)
-        return _run(work, Screen(work, json=json, trace=traced, quiet=only_json), jobs)
+        screen = Screen(work, json=json, trace=traced, quiet=only_json)
+        if len(work) == 1 and jobs is None:
+            status = guarded(lambda: _run(work, screen, 1))
+            if status is not None:
+                return status
+            # The engine took the child with it. Once more, with a child that tells what was known.
+            _rewind(json, traced)
+        return _run(work, screen, jobs or len(os.sched_getaffinity(0)))
+
+
+def _rewind(*files: IO[str] | None) -> None:
+    for file in files:
+        if file is not None and file not in (sys.stdout, sys.stderr):
+            file.seek(0, os.SEEK_END)
+            file.truncate(0)
+            file.seek(0)
 
 
 def _chosen(guests: Sequence[str], flat: bool) -> list[tuple[Path, str, tuple[str, ...]]]:
@@ -194,12 +209,11 @@ def _head(path: Path, flat: bool = False) -> Head | Guest:
     return load(path, flat=flat)
 
 
-def _run(work: Sequence[Job], screen: Screen, jobs: int | None) -> int:
+def _run(work: Sequence[Job], screen: Screen, jobs: int) -> int:
     from harness.batch import run_batch
 
     statuses = set()
-    at_once = jobs or (1 if len(work) == 1 else len(os.sched_getaffinity(0)))
-    items = run_batch(work, jobs_at_once=at_once, on_exit=screen.listener)
+    items = run_batch(work, jobs_at_once=jobs, on_exit=screen.listener)
     try:
         with closing(items), screen:
             for item in items:

@@ -130,9 +130,7 @@ class PageTables:
             slots = struct.pack(f"<{len(self.xen_slots)}I", *self.xen_slots)
             self._ram.write((mfn << PAGE_SHIFT) + 4 * XEN_L2_SLOT, slots)
             return True
-        if wanted in (PageType.GDT, PageType.LDT):
-            return self._check_descriptors(mfn)
-        return True
+        return self._check_descriptors(mfn)
 
     def _entries(self, mfn: int) -> tuple[int, ...]:
         self.examined += 1024
