@@ -5,6 +5,7 @@ the fork with it. Nothing travels between the two but an exit status, so nothing
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ def guarded(body: Callable[[], int]) -> int | None:
 
 
 def _end_with(parent: int) -> None:
+    faulthandler.disable()  # what a dying engine has to say is told by who runs it again
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
