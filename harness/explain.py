@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.abi import xen
 from harness.abi.instructions import CONTROLS, EXIT_REASONS, ROWS, Class, Native, Row, find, svm_intercept
@@ -31,6 +31,8 @@ from harness.report.layout import table
 
 INNOCUOUS = "innocuous: the same in every ring, and nothing of the machine's state shows or changes"
 _HEX = re.compile(r"(?:0x)?((?:[0-9a-f]{2}\s*)+)\Z")
+_VECTOR_REGISTER = re.compile(r"\bx?mm[0-7]\b")
+_FLOATING = next(row for row in ROWS if row.mnemonic == "x87")
 _MOST_BLOCKS = 3
 _CODE, _DIRECTORY, _STACK, _MEMORY = 0x1000, 0x2000, 0x8000, 0x10000
 _TRACES = {Reason.CPUID: 0x0FA2, Reason.RDTSC: 0x0F31}
@@ -79,7 +81,7 @@ def _subjects(text: str) -> list[_Subject]:
     if rows:
         return [_of_row(row) for row in rows]
     if text in known:
-        return [_Subject(text, None)]
+        return [replace(_of_row(_FLOATING), title=text) if _touches_fpu(text) else _Subject(text, None)]
     raise ValueError(_unknown(text, word, known))
 
 
@@ -117,7 +119,14 @@ def _of_bytes(raw: bytes) -> _Subject:
         raise ValueError(f"{raw.hex(' ')}: ends within an instruction") from None
     if instruction is None and row is None:
         return _Subject(raw.hex(" "), None, said="#UD in every ring: no such instruction")
+    if row is None and instruction is not None and _touches_fpu(instruction.text):
+        row = _FLOATING
     return _Subject(instruction.text if instruction else row.form if row else "", row, raw, instruction)
+
+
+def _touches_fpu(text: str) -> bool:
+    """Whether CR0.TS holds an instruction back: x87 mnemonics begin with F, and MMX and SSE ones name a register."""
+    return text.startswith("f") or _VECTOR_REGISTER.search(text) is not None
 
 
 def _decoded(raw: bytes) -> Instruction | None:

@@ -145,7 +145,7 @@ def test_a_mnemonic_of_many_forms_is_a_list_of_them():
     assert explain("mov cr0").count("\n\n") == 1
 
 
-@pytest.mark.parametrize("question", ["nop", "add", "add eax, 1", "90", "fadd"])
+@pytest.mark.parametrize("question", ["nop", "add", "add eax, 1", "90"])
 def test_innocuous(question):
     assert INNOCUOUS in explain(question)
 
@@ -170,3 +170,14 @@ def test_the_command_takes_words():
     result = CliRunner().invoke(commands, ["explain", "mov", "cr0,", "eax"])
     assert result.exit_code == 0
     assert "emulate_write_cr" in result.output
+
+
+@pytest.mark.parametrize("question", ["fadd", "fxsave", "movaps xmm0, xmm1", "0f6fc1", "d8c1"])
+def test_what_ts_holds_back_is_told_of_ts(question):
+    """SDM 3, section 2.5: with CR0.TS set x87, MMX and SSE instructions raise #NM."""
+    assert "CR0.TS" in explain(question)
+
+
+@pytest.mark.parametrize(("question", "exits"), [("rdrand", "exit 57 (RDRAND)"), ("rdseed", "exit 61 (RDSEED)")])
+def test_random_numbers_can_exit(question, exits):
+    assert exits in explain(question)

@@ -220,7 +220,7 @@ _FURTHER_ROWS = (
     Row("X9", "xgetbv", "", ("0F 01 D0",), Class.SENSITIVE, _FREE, b"\x0f\x01\xd0", None, (), "the virtual XCR0",
         feature="CR4.OSXSAVE"),
     Row("X10", "int3", "", ("CC",), Class.SENSITIVE, _everywhere(Native.GATE), b"\xcc",
-        VmxExit(0, "exception bitmap, bit 3", "type 6"), (0x43, 0x75), "through the virtual IDT, vector 3"),
+        VmxExit(0, "exception bitmap, bit 3", "type 6"), (0x43,), "through the virtual IDT, vector 3"),
     Row("X11", "into", "", ("CE",), Class.SENSITIVE, _everywhere(Native.GATE), b"\xce",
         VmxExit(0, "exception bitmap, bit 4", "type 6"), (0x44,), "through the virtual IDT, vector 4",
         condition="OF clear: nothing happens"),
@@ -241,6 +241,10 @@ _FURTHER_ROWS = (
         aliases=("fwait", "wait", "fpu", "mmx", "sse")),
     Row("X18", "rdpid", "r", ("F3 0F C7 /7 r",), Class.SENSITIVE, _FREE, b"\xf3\x0f\xc7\xf8", None, (),
         "the virtual TSC_AUX", feature="RDPID"),
+    Row("X19", "rdrand", "r", ("0F C7 /6 r",), Class.SENSITIVE, _FREE, b"\x0f\xc7\xf0", VmxExit(57, "P2.11"), (),
+        "a random number; not the same twice", feature="RDRAND"),
+    Row("X20", "rdseed", "r", ("0F C7 /7 r",), Class.SENSITIVE, _FREE, b"\x0f\xc7\xf8", VmxExit(61, "P2.16"), (),
+        "a random number; not the same twice", feature="RDSEED"),
 )
 
 _MASKED_CR0 = VmxExit(28, "CR0 guest/host mask", "type 0, if a masked bit differs from the read shadow")
@@ -403,7 +407,7 @@ EXIT_REASONS: dict[int, str] = {
     23: "VMREAD", 24: "VMRESUME", 25: "VMWRITE", 26: "VMXOFF", 27: "VMXON", 28: "control-register access",
     29: "MOV DR", 30: "I/O instruction", 31: "RDMSR", 32: "WRMSR", 36: "MWAIT", 39: "MONITOR", 40: "PAUSE",
     46: "access to GDTR or IDTR", 47: "access to LDTR or TR", 50: "INVEPT", 51: "RDTSCP", 53: "INVVPID", 54: "WBINVD",
-    55: "XSETBV", 58: "INVPCID", 59: "VMFUNC", 60: "ENCLS", 63: "XSAVES", 64: "XRSTORS",
+    55: "XSETBV", 57: "RDRAND", 58: "INVPCID", 59: "VMFUNC", 60: "ENCLS", 61: "RDSEED", 63: "XSAVES", 64: "XRSTORS",
 }  # fmt: skip
 """Basic exit reasons that an instruction causes (SDM 3 appendix C)."""
 
@@ -412,7 +416,9 @@ CONTROLS: dict[str, str] = {
     "P1.12": "RDTSC exiting", "P1.15": "CR3-load exiting", "P1.16": "CR3-store exiting", "P1.23": "MOV-DR exiting",
     "P1.24": "unconditional I/O exiting", "P1.25": "use I/O bitmaps", "P1.28": "use MSR bitmaps",
     "P1.29": "MONITOR exiting", "P1.30": "PAUSE exiting", "P2.2": "descriptor-table exiting", "P2.3": "enable RDTSCP",
-    "P2.6": "WBINVD exiting", "P2.10": "PAUSE-loop exiting", "P2.12": "enable INVPCID", "P2.13": "enable VM functions",
+    "P2.6": "WBINVD exiting", "P2.10": "PAUSE-loop exiting", "P2.11": "RDRAND exiting",
+    "P2.12": "enable INVPCID", "P2.13": "enable VM functions",
+    "P2.16": "RDSEED exiting",
     "P2.15": "enable ENCLS exiting", "P2.20": "enable XSAVES/XRSTORS",
 }  # fmt: skip
 """The control bits that `VmxExit.control` names (SDM 3 tables 24-6 and 24-7)."""
