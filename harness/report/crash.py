@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from harness.code.decoder import disassemble
 from harness.domain.image import Image, Line
 from harness.domain.record import CrashReport, ExitRecord, RunResult
 from harness.report import trace
@@ -68,15 +70,19 @@ def _source(crash: CrashReport, image: Image | None, eip: int) -> list[Row]:
     if image is None or image.line_at(eip) is None:
         return []
     end = crash.code_address + len(crash.code)
+    lines = [line for line in image.lines if crash.code_address <= line.address and line.address + line.size <= end]
+    times = Counter((line.path, line.line) for line in lines)
     return [
-        (line.address, _bytes(crash, line.address, line.size), _said(line))
-        for line in image.lines
-        if crash.code_address <= line.address and line.address + line.size <= end
+        (line.address, code, _said(line, code, times[line.path, line.line] > 1))
+        for line in lines
+        for code in (_bytes(crash, line.address, line.size),)
     ]
 
 
-def _said(line: Line) -> str:
-    return f"{one_line(line.text.strip())}  ; {line.path}:{line.line}"
+def _said(line: Line, code: bytes, repeated: bool) -> str:
+    """The source; of a line that made several instructions, a macro's call, what this one is stands before it."""
+    source = f"{one_line(line.text.strip())}  ; {line.path}:{line.line}"
+    return f"{disassemble(line.address, code)[0][2]}  ; {source}" if repeated and code else source
 
 
 def _bytes(crash: CrashReport, address: int, size: int) -> bytes:
@@ -92,9 +98,6 @@ def _disassembly(crash: CrashReport, eip: int) -> list[Row]:
     before = eip - crash.code_address
     if not 0 <= before < len(crash.code):
         return []
-    # The decoder brings capstone with it; only a crash without source needs it.
-    from harness.code.decoder import disassemble
-
     ahead = disassemble(eip, crash.code[before:])
     for start in range(before):
         rows = disassemble(crash.code_address + start, crash.code[start:before])

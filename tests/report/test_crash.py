@@ -82,3 +82,10 @@ def test_nothing_of_the_guests_drives_the_terminal(image):
 
 def test_a_run_that_did_not_crash_has_no_report():
     assert crash.report(GOOD).count("\n") == 0
+
+
+def test_the_instructions_of_one_macro_call_are_told_apart():
+    called = [replace(line, line=10, text="greet") for line in IMAGE.lines]
+    lines = section(crash.report(CRASHED, replace(IMAGE, lines=tuple(called))), "code")
+    assert lines[0].endswith("mov eax, ebx  ; greet  ; clts.asm:10")
+    assert lines[1].endswith("clts  ; greet  ; clts.asm:10")
