@@ -33,6 +33,9 @@ class Cpu(Protocol):
     def flush_tlb(self) -> None:
         """Flush the TLB."""
 
+    def invalidate(self, linear: int) -> None:
+        """Flush what the TLB holds of one page, at least."""
+
 
 class PlainFrames:
     """A frame table without a CPU."""
@@ -69,4 +72,9 @@ class PlainCpu:
     def flush_tlb(self) -> None:
         """See Cpu."""
         self.linear.flush()
+        self.flushes += 1
+
+    def invalidate(self, linear: int) -> None:
+        """See Cpu."""
+        self.linear.forget(linear)
         self.flushes += 1

@@ -77,6 +77,11 @@ class LinearMemory:
         self._readable.clear()
         self._writable.clear()
 
+    def forget(self, linear: int) -> None:
+        """Forget the translation of one page, as INVLPG does."""
+        self._readable.pop(linear >> PAGE_SHIFT, None)
+        self._writable.pop(linear >> PAGE_SHIFT, None)
+
     def load_root(self, root: int | None) -> None:
         """Use another page directory (machine address)."""
         self.root = root

@@ -431,6 +431,11 @@ class Machine:
         self.linear.flush()
         self._engine.flush_tlb()
 
+    def invalidate(self, linear: int) -> None:
+        """Forget the translation of one page. The engine can only forget them all."""
+        self.linear.forget(linear)
+        self._engine.flush_tlb()
+
     # -- Saving and going back
 
     def save(self) -> MachineImage:

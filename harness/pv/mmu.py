@@ -135,10 +135,10 @@ def do_update_va_mapping(vcpu: Vcpu, linear: int, low: int, high: int, flags: in
     pages = vcpu.domain.pages
     # What the directory in use names is held in its type already; of a directory that names itself it is another.
     result = 0 if where and pages.type[where >> PAGE_SHIFT] == _L1 and pages.update_l1(where, low) else -Errno.EINVAL
-    return _flush_as_told(vcpu, flags, result)
+    return _flush_as_told(vcpu, linear, flags, result)
 
 
-def _flush_as_told(vcpu: Vcpu, flags: int, result: int) -> int:
+def _flush_as_told(vcpu: Vcpu, linear: int, flags: int, result: int) -> int:
     kind, where = flags & xen.UVMF_FLUSHTYPE_MASK, flags & ~xen.UVMF_FLUSHTYPE_MASK
     if kind in (xen.UVMF_TLB_FLUSH, xen.UVMF_INVLPG):
         if where not in (xen.UVMF_LOCAL, xen.UVMF_ALL):
@@ -146,7 +146,10 @@ def _flush_as_told(vcpu: Vcpu, flags: int, result: int) -> int:
                 u32_from_guest(vcpu, where)
             except PageFaultError:
                 return -Errno.EFAULT
-        vcpu.cpu.flush_tlb()
+        if kind == xen.UVMF_INVLPG:
+            vcpu.cpu.invalidate(linear)
+        else:
+            vcpu.cpu.flush_tlb()
     return result
 
 

@@ -240,3 +240,15 @@ def test_fetch_faults_at_the_first_byte(linear: LinearMemory) -> None:
     with pytest.raises(PageFaultError) as caught:
         linear.fetch(BASE + 0x2FFF)
     assert caught.value.address == BASE + 0x2FFF
+
+
+def test_one_page_is_forgotten_and_no_other(memory: Memory, linear: LinearMemory) -> None:
+    for page in (BASE, BASE + 0x1000):
+        linear.translate(page)
+        linear.translate(page, write=True)
+    memory.set_u32(TABLE, 0)
+    memory.set_u32(TABLE + 4, 0)
+    linear.forget(BASE + 0x123)
+    assert fault(linear, BASE) == (BASE, 0)
+    assert fault(linear, BASE, write=True) == (BASE, PFEC_W)
+    assert linear.translate(BASE + 0x1000) == linear.translate(BASE + 0x1000, write=True) == SECOND
