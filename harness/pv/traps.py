@@ -40,7 +40,7 @@ _HYPERVISOR_CPUID = 0x40000000
 def handle(vcpu: Vcpu, exit_: Exit) -> Outcome:
     """Deal with one exit. `vcpu.seen` then says what it was and who dealt with it."""
     if vcpu.regs.vm86:
-        vcpu.seen.kind = "engine"
+        vcpu.seen.kind, vcpu.seen.handler = "engine", do_unexpected
         return Crash("IRET entered VM86 mode: the engine cannot keep ring 1 out of it, where silicon would")
     return _HANDLERS[exit_.reason](vcpu, exit_)
 
@@ -63,7 +63,7 @@ def do_software_interrupt(vcpu: Vcpu, exit_: Exit) -> Outcome:
     if vector in _GATES_OF_DPL_3:
         seen.kind, seen.handler = EXCEPTION_KINDS[vector], do_trap
         return do_trap(vcpu, exit_)
-    seen.kind = "gp"
+    seen.kind, seen.handler = "gp", do_general_protection
     if vcpu.listening:
         seen.raised = f"#GP({vector * 8 + ERROR_IDT:#x})"
     return do_general_protection(vcpu, vector * 8 + ERROR_IDT, exit_.length)
@@ -267,7 +267,7 @@ def do_scanned(vcpu: Vcpu, exit_: Exit) -> Outcome:
     fetched = fetch(vcpu)
     if not isinstance(fetched, Instruction):
         return fetched or Inject(Vector.UD)
-    vcpu.seen.kind = "sensitive"
+    vcpu.seen.kind, vcpu.seen.handler = "sensitive", sensitive
     try:
         return sensitive(vcpu, exit_.kind, fetched)
     except PageFaultError as fault:

@@ -212,7 +212,8 @@ def test_code_larger_than_ram(tmp_path: Path) -> None:
 
 
 def test_code_that_fills_ram(tmp_path: Path) -> None:
-    load(written(tmp_path, "a.asm", '; ---\n; run.memory = "2M"\n; ---\nstart: .space 0x100000\n'))
+    guest = load(written(tmp_path, "a.asm", '; ---\n; run.memory = "2M"\n; ---\nstart: .space 0x100000\n'))
+    assert guest.image.end == guest.run.memory
 
 
 def test_memory_asked_for_outside_counts(tmp_path: Path) -> None:

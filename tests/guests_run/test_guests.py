@@ -40,3 +40,12 @@ def test_two_runs_give_the_same_records(path):
     first = _records(path)
     assert first == _records(path)
     assert len(first) > 1
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in GUESTS])
+@pytest.mark.parametrize("audit", [False, True])
+def test_each_exit_says_what_was_raised_and_who_dealt_with_it(path, audit):
+    records = []
+    run(load(path), audit=audit, on_exit=records.append)
+    assert records
+    assert [record for record in records if not (record.raised and record.action and record.result)] == []
